@@ -1,0 +1,1 @@
+"""Benchmarks: time, memory and storage, measured for all systems in one run."""

@@ -1,0 +1,1 @@
+"""Training: data, hard negatives and distillation on sentence-transformers' CrossEncoderTrainer."""
