@@ -1,0 +1,226 @@
+"""Turn a cross-encoder, an encoder or an embedding model into MICE.
+
+Lower layers become the contextualisation layers, later ones the interaction layers; an interaction layer's
+cross-attention starts as a copy of the same layer's self-attention. Every tensor of the source is placed, dropped by
+name, or an error; every tensor of the result is placed, reported as fresh, or an error.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import load_file_path
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
+from transformers.utils import logging
+
+from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.hub_folder import write_hub_folder
+from mice_st.modeling.modeling_mice import BACKBONE_TYPES, MiceConfig, MiceForSequenceClassification
+
+logger = logging.get_logger(__name__)
+
+# A backbone layer's tensors, by the names that they get in an interaction layer.
+BERT_LAYER = {
+    "self_attention.query": "attention.self.query",
+    "self_attention.key": "attention.self.key",
+    "self_attention.value": "attention.self.value",
+    "self_attention.output": "attention.output.dense",
+    "self_attention.norm": "attention.output.LayerNorm",
+    "feed_forward.intermediate": "intermediate.dense",
+    "feed_forward.output": "output.dense",
+    "feed_forward.norm": "output.LayerNorm",
+}
+CROSS_SEED = {
+    name.replace("self_attention", "cross_attention"): source
+    for name, source in BERT_LAYER.items()
+    if name.startswith("self_attention")
+}
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What became of each tensor.
+
+    Attributes:
+        placed: Tensor of the result -> tensor of the source that it is a copy of.
+        fresh: Tensors of the result that the source has nothing for, in the order of the model.
+        dropped: Tensors of the source that MICE has no place for (layers above, an unused pooler or head).
+    """
+
+    placed: dict[str, str]
+    fresh: list[str]
+    dropped: list[str]
+
+    def __str__(self) -> str:
+        return f"{len(self.placed)} tensors placed, {len(self.fresh)} fresh, {len(self.dropped)} of the source dropped"
+
+
+@dataclass
+class _Source:
+    """A checkpoint, read: backbone tensors under BERT's own names, and what stands on top."""
+
+    config: PretrainedConfig
+    tokenizer: Any
+    backbone: dict[str, Tensor]
+    classifier: dict[str, Tensor] = field(default_factory=dict)
+    pooling: str | None = None
+    max_length: int | None = None
+
+
+def convert(
+    source: str | Path,
+    contextualization_layers: int | None = None,
+    interaction_layers: int | None = None,
+    *,
+    seed_layers: Sequence[int] | None = None,
+    seed: int = 0,
+    **config_fields: Any,
+) -> tuple[MiceCrossEncoder, ConversionReport]:
+    """Convert a checkpoint to MICE.
+
+    From a cross-encoder, pooler and classifier are kept. From an encoder, the classifier is fresh. From an embedding
+    model, its pooling becomes the pooled residual, the classifier starts at zero, and all its layers contextualise by
+    default, with interaction layers that are copies of its last ones: the result starts as that embedding model.
+
+    Args:
+        source: Folder or Hub id.
+        contextualization_layers: Lower layers to keep; all of them by default for an embedding model.
+        interaction_layers: Layers above them; 2 by default for an embedding model, 3 otherwise.
+        seed_layers: Backbone layer that each interaction layer copies. By default those that follow the
+            contextualisation layers, or an embedding model's last ones where none are left.
+        seed: Of the generator that draws fresh tensors.
+        **config_fields: Any other field of ``MiceConfig``.
+
+    Returns:
+        The model, and the report of what was placed.
+
+    Raises:
+        ValueError: If the backbone is of an unknown type, has too few layers, gives several labels, or if a tensor is
+            missing or left over; the message names it.
+    """
+    read = _read_source(str(source))
+    config, seeds = _plan(read, contextualization_layers, interaction_layers, seed_layers, config_fields)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MiceForSequenceClassification(config)
+    if config.pooled_residual:
+        torch.nn.init.zeros_(model.classifier.weight)  # the score starts as the embedding model's own
+    report = _place(model, read, seeds)
+    logger.info(f"Converted {source}: {report}")
+    with tempfile.TemporaryDirectory() as folder:
+        write_hub_folder(model, read.tokenizer, Path(folder))
+        return MiceCrossEncoder(folder, local_files_only=True), report
+
+
+def _read_source(source: str) -> _Source:
+    config = AutoConfig.from_pretrained(source)
+    if config.model_type not in BACKBONE_TYPES:
+        raise ValueError(f"{source}: a backbone of type {config.model_type!r}; known are {BACKBONE_TYPES}.")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
+        raise ValueError(f"{source}: the tokenizer has no [CLS] or no [SEP] token.")
+    architecture = (config.architectures or [""])[0]
+    is_classifier = architecture.endswith("ForSequenceClassification")
+    loader = AutoModelForSequenceClassification if is_classifier else AutoModel
+    model, info = loader.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
+    without_pooler = {key for key in info["missing_keys"] if key.startswith("pooler.")}
+    if missing := sorted(set(info["missing_keys"]) - without_pooler):
+        raise ValueError(f"{source}: the checkpoint lacks {missing}.")
+    tensors = {key: tensor for key, tensor in model.state_dict().items() if key not in without_pooler}
+    if not is_classifier:
+        read = _Source(config, tokenizer, tensors)
+        if load_file_path(source, "modules.json") is not None:
+            _read_pooling(source, read)
+        return read
+    if config.num_labels != 1:
+        raise ValueError(f"{source}: its classifier gives {config.num_labels} labels, a re-ranker needs one.")
+    prefix = model.base_model_prefix + "."
+    backbone = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    return _Source(config, tokenizer, backbone, {key: t for key, t in tensors.items() if not key.startswith(prefix)})
+
+
+def _read_pooling(source: str, read: _Source) -> None:
+    """Take pooling and maximum length from the modules of an embedding model."""
+    model = SentenceTransformer(source, device="cpu")
+    names = [type(module).__name__ for module in model]
+    if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise ValueError(
+            f"{source}: modules {names}; only Transformer, Pooling and Normalize become a pooled residual."
+        )
+    read.pooling = model[1].pooling_mode
+    read.max_length = model.max_seq_length
+
+
+def _plan(
+    read: _Source, below: int | None, above: int | None, seeds: Sequence[int] | None, fields: dict[str, Any]
+) -> tuple[MiceConfig, list[int]]:
+    """The config of the result, and the backbone layer that seeds each interaction layer."""
+    depth = read.config.num_hidden_layers
+    if below is None:
+        if read.pooling is None:
+            raise ValueError("contextualization_layers: must be given for a source that is not an embedding model.")
+        below = depth
+    above = above if above is not None else (2 if read.pooling else 3)
+    if not 1 <= below <= depth:
+        raise ValueError(
+            f"contextualization_layers: must lie between 1 and the backbone's {depth} layers, got {below}."
+        )
+    if seeds is None:
+        first = depth - above if below == depth and read.pooling else below
+        seeds = range(first, first + above)
+    if len(seeds) != above or not all(0 <= layer < depth for layer in seeds):
+        raise ValueError(
+            f"interaction_layers: {above} layers from {list(seeds)} do not fit a backbone of {depth} layers, "
+            f"{below} of which contextualise; ask for fewer, or name seed_layers."
+        )
+    backbone = type(read.config).from_dict(read.config.to_dict() | {"num_hidden_layers": below, "architectures": None})
+    positions = backbone.max_position_embeddings
+    defaults = {
+        "pooled_residual": read.pooling is not None,
+        "pooling": read.pooling or "mean",
+        "pooler": read.pooling is None and "pooler.dense.weight" in read.backbone,
+        "query_max_length": min(64, positions),
+        "document_max_length": min(read.max_length or 512, positions),
+        "cls_token_id": read.tokenizer.cls_token_id,
+        "sep_token_id": read.tokenizer.sep_token_id,
+    }
+    return MiceConfig(backbone_config=backbone, interaction_layers=above, **defaults | fields), list(seeds)
+
+
+def _place(model: MiceForSequenceClassification, read: _Source, seeds: list[int]) -> ConversionReport:
+    """Copy the source's tensors into the model and account for every one of both."""
+    target = model.state_dict()
+    wanted: dict[str, str] = {}
+    below = model.config.contextualization_layers
+    for key in read.backbone:
+        layer = int(key.split(".")[2]) if key.startswith("encoder.layer.") else -1
+        if layer < below and not key.startswith("pooler."):
+            wanted[f"backbone.{key}"] = key
+    for place, layer in enumerate(seeds):
+        for name, origin in (BERT_LAYER | CROSS_SEED).items():
+            for kind in ("weight", "bias"):
+                wanted[f"interaction.{place}.{name}.{kind}"] = f"encoder.layer.{layer}.{origin}.{kind}"
+    if model.config.pooler:
+        wanted |= {f"pooler.{kind}": f"pooler.dense.{kind}" for kind in ("weight", "bias")}
+    wanted |= {key: key for key in read.classifier}
+    tensors = read.backbone | read.classifier
+    if missing := sorted(set(wanted.values()) - set(tensors)):
+        raise ValueError(f"The source lacks {missing}.")
+    if astray := sorted(set(wanted) - set(target)):
+        raise ValueError(f"MICE has no place for {[wanted[key] for key in astray]} of the source.")
+    dropped = sorted(set(tensors) - set(wanted.values()))
+    if unknown := [key for key in dropped if not key.startswith(("encoder.layer.", "pooler."))]:
+        raise ValueError(f"Left over of the source: {unknown}.")
+    fresh = [key for key in target if key not in wanted]
+    known = ("classifier.", "pooled_residual_log_scale")
+    if lost := [key for key in fresh if not key.startswith(known) and ".exact_match." not in key]:
+        raise ValueError(f"The source has nothing for {lost}.")
+    model.load_state_dict({key: tensors[origin] for key, origin in wanted.items()}, strict=False)
+    return ConversionReport(wanted, fresh, dropped)

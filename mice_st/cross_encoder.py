@@ -1,0 +1,261 @@
+"""``MiceCrossEncoder``: sentence-transformers' ``CrossEncoder`` with documents that can be encoded once.
+
+``predict`` and ``rank`` keep their arguments and return types. New is what MICE makes possible: documents contextualised
+without any query (``encode_documents``), and ranking over those states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import CrossEncoder
+from torch import Tensor, nn
+from tqdm.autonotebook import tqdm
+
+from mice_st.hub_folder import MODULE_REFERENCE, complete_hub_folder
+from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
+from mice_st.modeling.st_mice import MiceTransformer, check_pair, check_text, is_states, pad_ids
+
+
+class MiceCrossEncoder(CrossEncoder):
+    """A MICE re-ranker.
+
+    Loads folders and Hub repositories of MICE with the installed code, without ``trust_remote_code``, and takes the
+    same arguments as ``CrossEncoder``. Scores are logits: the default activation is the identity, because a sigmoid
+    reaches exactly 1.0 at a logit of 16.7 and makes ties.
+
+    Raises:
+        ValueError: If the model is not MICE, its checkpoint lacks or exceeds tensors, or its tokenizer is another
+            model's.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not isinstance(self[0], MiceTransformer):
+            raise ValueError(
+                f"This is not a MICE model: its first module is {type(self[0]).__name__}. "
+                "Turn a cross-encoder, encoder or embedding model into MICE with mice_st.convert."
+            )
+
+    @property
+    def module(self) -> MiceTransformer:
+        """The sentence-transformers module: tokenizer and lengths."""
+        return self[0]
+
+    @property
+    def mice(self) -> MiceForSequenceClassification:
+        """The transformers model: weights and config."""
+        return self[0].model
+
+    def get_default_activation_fn(self) -> Callable:
+        """The identity: scores are logits."""
+        return nn.Identity()
+
+    def encode_documents(
+        self, documents: Sequence[str], batch_tokens: int = 8192, show_progress_bar: bool | None = None
+    ) -> list[DocumentStates]:
+        """Contextualise documents once, without any query.
+
+        Args:
+            documents: Raw texts, ``(n,)``. Cut at ``config.document_max_length`` tokens; one warning counts the cut.
+            batch_tokens: Upper bound on padded tokens in one forward pass; a longer document goes alone.
+            show_progress_bar: None shows one where the work takes over two seconds.
+
+        Returns:
+            One ``DocumentStates`` per text, in input order; ``states`` is ``(n_tokens, hidden)``, in the model's dtype.
+
+        Raises:
+            ValueError: If ``documents`` is one string, or a document is not a string; gives its position.
+        """
+        refuse_single_text(documents)
+        encoded: list[DocumentStates | None] = [None] * len(documents)
+        ids = self.module.tokenize_side(documents, "document")
+        for positions, batch in self._encode_batches(ids, batch_tokens, show_progress_bar):
+            for position, states in zip(positions, batch.unpad(), strict=True):
+                encoded[position] = states
+        self.module.report_cut_texts()
+        return encoded
+
+    def predict(
+        self,
+        inputs: Sequence[Any],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: Callable | None = None,
+        apply_softmax: bool | None = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | list[str | torch.device] | None = None,
+        pool: dict[str, Any] | None = None,
+        chunk_size: int | None = None,
+        **kwargs: Any,
+    ) -> list[Tensor] | np.ndarray | Tensor:
+        """Score pairs, as ``CrossEncoder.predict`` does; each equal query and document is encoded once.
+
+        Args:
+            inputs: ``(query, document)`` pairs, ``(n,)``, or one pair. A document is a string or ``DocumentStates``.
+            prompt_name: Name of a saved prompt to put before every query.
+            prompt: Text to put before every query.
+            batch_size: Pairs scored at a time.
+            show_progress_bar: None shows one where the work takes over two seconds.
+            activation_fn: Applied to the logits, float32; None takes the model's own, the identity.
+            apply_softmax: Accepted for compatibility; without effect on a model with one label.
+            convert_to_numpy: Return an array, ``(n,)``, float32.
+            convert_to_tensor: Return a tensor, ``(n,)``, float32; wins over ``convert_to_numpy``.
+            device: Device to move the model to, or a list of devices to spread the pairs over.
+            pool: Worker processes of ``start_multi_process_pool``.
+            chunk_size: Pairs handed to a worker at a time.
+            **kwargs: Passed on to sentence-transformers with ``pool`` or a list of devices.
+
+        Returns:
+            One score per pair, in input order; one scalar for one pair; an empty array for an empty list.
+
+        Raises:
+            ValueError: If a row is not a pair of texts, naming it; if ``batch_size`` is not positive; if a score is
+                not finite.
+        """
+        if batch_size <= 0:
+            raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
+        is_single_pair = self.is_singular_input(inputs)
+        pairs = [inputs] if is_single_pair else list(inputs)
+        for row, pair in enumerate(pairs):
+            if isinstance(pair, np.ndarray):
+                pairs[row] = pair = pair.tolist()
+            query, document = check_pair(pair, row)
+            check_text(query, f"pair {row}: the query")
+            if not is_states(document) and not isinstance(document, str):
+                check_text(document, f"pair {row}: the document")
+        if pool is not None or isinstance(device, list):
+            return super().predict(
+                pairs[0] if is_single_pair else pairs,
+                prompt_name=prompt_name,
+                prompt=prompt,
+                batch_size=batch_size,
+                show_progress_bar=show_progress_bar,
+                activation_fn=activation_fn,
+                apply_softmax=apply_softmax,
+                convert_to_numpy=convert_to_numpy,
+                convert_to_tensor=convert_to_tensor,
+                device=device,
+                pool=pool,
+                chunk_size=chunk_size,
+                **kwargs,
+            )
+        if device is not None:
+            self.to(device)
+        prompt = self._resolve_prompt(prompt, prompt_name) or ""
+        scores = self._score_pairs(
+            [(prompt + query, document) for query, document in pairs], batch_size, show_progress_bar
+        )
+        scores = (activation_fn or self.activation_fn)(scores)
+        if is_single_pair:
+            return scores[0] if convert_to_tensor or not convert_to_numpy else scores[0].cpu().numpy()[()]
+        if convert_to_tensor:
+            return scores
+        return scores.cpu().numpy() if convert_to_numpy else list(scores)
+
+    def rank(
+        self, query: str, documents: Sequence[str | DocumentStates], *args: Any, **kwargs: Any
+    ) -> list[dict[str, Any]]:
+        """Rank documents for one query, as ``CrossEncoder.rank`` does, over texts or over their states.
+
+        Args:
+            query: The query.
+            documents: Texts, ``DocumentStates`` from ``encode_documents``, or a mixture.
+            *args: As for ``CrossEncoder.rank``: top_k, return_documents, prompt_name, prompt, batch_size, ...
+            **kwargs: The same by name.
+
+        Returns:
+            Dictionaries with ``corpus_id`` (position in ``documents``) and ``score`` (a Python float), and ``text``
+            with ``return_documents=True``, best first.
+
+        Raises:
+            ValueError: If ``documents`` is one string; otherwise as ``predict``.
+        """
+        refuse_single_text(documents)
+        return super().rank(query, documents, *args, **kwargs)
+
+    @torch.inference_mode()
+    def _score_pairs(self, pairs: list[tuple[str, Any]], batch_size: int, show_progress_bar: bool | None) -> Tensor:
+        """Score pairs in the order of their documents' lengths, encoding each document once."""
+        self.eval()
+        queries = {query: place for place, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
+        texts = list(dict.fromkeys(document for _, document in pairs if not is_states(document)))
+        rows_of: dict[Any, list[int]] = {}
+        stored = {}
+        for row, (_, document) in enumerate(pairs):
+            if is_states(document):
+                stored[id(document)] = document
+            rows_of.setdefault(id(document) if is_states(document) else document, []).append(row)
+        query_index = torch.tensor([queries[query] for query, _ in pairs], device=self.device)
+        query_ids, query_mask = pad_ids(self.module.tokenize_side(list(queries), "query")) if pairs else (None, None)
+        scores = torch.empty(len(pairs), device=self.device)
+        if not pairs:
+            return scores
+        encoded_queries = self.mice.encode_queries(query_ids.to(self.device), query_mask.to(self.device))
+        document_ids = self.module.tokenize_side(texts, "document", [f"document {text[:40]!r}" for text in texts])
+        self.module.report_cut_texts()
+
+        def score_batch(keys: list[Any], documents: EncodedTexts) -> None:
+            rows = [row for key in keys for row in rows_of[key]]
+            places = [place for place, key in enumerate(keys) for _ in rows_of[key]]
+            for start in range(0, len(rows), batch_size):
+                part = torch.tensor(rows[start : start + batch_size], device=self.device)
+                place = torch.tensor(places[start : start + batch_size], device=self.device)
+                logits = self.mice.score(encoded_queries.select(query_index[part]), documents.select(place))
+                scores[part] = logits.squeeze(-1)
+
+        for positions, batch in self._encode_batches(document_ids, batch_size * 256, show_progress_bar):
+            score_batch([texts[position] for position in positions], batch)
+        by_length = sorted(stored.items(), key=lambda item: len(item[1]))
+        for start in range(0, len(by_length), batch_size):
+            keys, documents = zip(*by_length[start : start + batch_size], strict=True)
+            score_batch(list(keys), EncodedTexts.pad(documents, self.mice.dtype, self.device))
+        return scores
+
+    @torch.inference_mode()
+    def _encode_batches(
+        self, ids: list[list[int]], batch_tokens: int, show_progress_bar: bool | None
+    ) -> Iterator[tuple[list[int], EncodedTexts]]:
+        """Encode tokenised documents, longest first, in batches of at most ``batch_tokens`` padded tokens."""
+        self.eval()
+        order = sorted(range(len(ids)), key=lambda position: -len(ids[position]))
+        progress = tqdm(
+            total=len(ids), desc="Documents", disable=show_progress_bar is False, delay=0 if show_progress_bar else 2
+        )
+        with progress:
+            while order:
+                count = max(1, batch_tokens // len(ids[order[0]]))
+                positions, order = order[:count], order[count:]
+                input_ids, mask = pad_ids([ids[position] for position in positions])
+                yield positions, self.mice.encode_documents(input_ids.to(self.device), mask.to(self.device))
+                progress.update(len(positions))
+
+    def save(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """Save the folder that goes to the Hub: weights, tokenizer, configs and the modelling code itself.
+
+        Args:
+            path: Folder, made where it is missing.
+            *args: As for ``CrossEncoder.save``.
+            **kwargs: As for ``CrossEncoder.save``.
+        """
+        super().save(path, *args, **kwargs)
+        complete_hub_folder(Path(path))
+
+    def _load_module_class_from_ref(self, class_ref: str, *args: Any, **kwargs: Any) -> type:
+        # sentence-transformers would ask for trust_remote_code; the installed code is the same and already trusted.
+        if class_ref in (MODULE_REFERENCE, f"{MiceTransformer.__module__}.{MiceTransformer.__name__}"):
+            return MiceTransformer
+        return super()._load_module_class_from_ref(class_ref, *args, **kwargs)
+
+
+def refuse_single_text(documents: Any) -> None:
+    """A string is a sequence of characters; where documents are wanted it is a mistake."""
+    if isinstance(documents, (str, bytes)):
+        raise ValueError(f"documents: expected a list of texts, got one {type(documents).__name__}.")

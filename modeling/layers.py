@@ -1,0 +1,172 @@
+"""The interaction layers of MICE, written out: attention, feed-forward, exact match, and the layer that joins them.
+
+Their names and shapes are BERT's, so that an interaction layer can start as a copy of a backbone layer. The shape
+letters are those of ``modeling_mice.py``.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import PretrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .states import EncodedTexts
+
+
+def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> Tensor:
+    """Attention written out; the yardstick for the fused kernel.
+
+    Args:
+        query: ``(B, H, R, d)``.
+        key: ``(B, H, S, d)``.
+        value: ``(B, H, S, d)``.
+        mask: Broadcasts to ``(B, H, R, S)``, bool, True where a row may read.
+        dropout: Probability of dropping a weight.
+
+    Returns:
+        ``(B, H, R, d)``.
+    """
+    logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])  # (B, H, R, S)
+    weights = logits.masked_fill(~mask, torch.finfo(logits.dtype).min).softmax(-1)
+    return F.dropout(weights, dropout) @ value
+
+
+class MiceAttention(nn.Module):
+    """Multi-head attention with BERT's output block: dense, dropout, residual, LayerNorm.
+
+    One class serves the query's self-attention (rows and states are the query) and its cross-attention (states are the
+    document's).
+    """
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__()
+        backbone = config.backbone_config
+        self.config = config
+        self.heads = backbone.num_attention_heads
+        self.query = nn.Linear(backbone.hidden_size, backbone.hidden_size)
+        self.key = nn.Linear(backbone.hidden_size, backbone.hidden_size)
+        self.value = nn.Linear(backbone.hidden_size, backbone.hidden_size)
+        self.output = nn.Linear(backbone.hidden_size, backbone.hidden_size)
+        self.norm = nn.LayerNorm(backbone.hidden_size, eps=backbone.layer_norm_eps)
+        self.dropout = nn.Dropout(backbone.hidden_dropout_prob)
+        self.attention_dropout = backbone.attention_probs_dropout_prob
+
+    def forward(self, rows: Tensor, states: Tensor, mask: Tensor, blind_rows: int = 0) -> Tensor:
+        """Let ``rows`` ``(B, R, h)`` read ``states`` ``(B, S, h)`` where ``mask`` ``(B, 1, R or 1, S)`` is True.
+
+        The first ``blind_rows`` rows read nothing: what attention gives them is exactly zero. (A row whose every
+        logit is masked would softmax to a uniform average, not to nothing.)
+        """
+        split = (self.heads, -1)
+        query = self.query(rows).unflatten(-1, split).transpose(1, 2)  # (B, H, R, h / H)
+        key = self.key(states).unflatten(-1, split).transpose(1, 2)  # (B, H, S, h / H)
+        value = self.value(states).unflatten(-1, split).transpose(1, 2)
+        dropout = self.attention_dropout if self.training else 0.0
+        if self.config._attn_implementation == "eager":
+            context = eager_attention(query, key, value, mask, dropout)
+        else:
+            context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        context = context.transpose(1, 2).flatten(-2)  # (B, R, h)
+        if blind_rows:
+            context = torch.cat([torch.zeros_like(context[:, :blind_rows]), context[:, blind_rows:]], dim=1)
+        return self.norm(rows + self.dropout(self.output(context)))
+
+
+class MiceFeedForward(nn.Module):
+    """BERT's feed-forward block with residual and LayerNorm."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__()
+        backbone = config.backbone_config
+        self.intermediate = nn.Linear(backbone.hidden_size, backbone.intermediate_size)
+        self.activation = ACT2FN[backbone.hidden_act]
+        self.output = nn.Linear(backbone.intermediate_size, backbone.hidden_size)
+        self.norm = nn.LayerNorm(backbone.hidden_size, eps=backbone.layer_norm_eps)
+        self.dropout = nn.Dropout(backbone.hidden_dropout_prob)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """``(B, R, h)`` to ``(B, R, h)``."""
+        return self.norm(rows + self.dropout(self.output(self.activation(self.intermediate(rows)))))
+
+
+class MiceExactMatch(nn.Module):
+    """Exact-match head ("Lex"): a query token reads the mean of the document's states that have its token id.
+
+    Tokens without a match, and special tokens, contribute exactly zero: both maps are free of bias.
+    """
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__()
+        self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, matched_states: Tensor) -> Tensor:
+        """``(B, R, h)``, the means from ``average_matches``, to ``(B, R, h)``, to be added to the rows."""
+        return self.output(self.value(matched_states))
+
+
+def average_matches(queries: EncodedTexts, documents: EncodedTexts, special_ids: Sequence[int]) -> Tensor:
+    """Mean of the document states whose token id equals the query token's.
+
+    Returns:
+        ``(B, Q, h)``; zero for tokens without a match and for special tokens.
+    """
+    special = torch.tensor(special_ids, device=queries.input_ids.device)
+    match = queries.input_ids.unsqueeze(2) == documents.input_ids.unsqueeze(1)  # (B, Q, D)
+    match &= documents.attention_mask.unsqueeze(1) & queries.attention_mask.unsqueeze(2)
+    match &= ~torch.isin(queries.input_ids, special).unsqueeze(2)
+    weights = match.to(documents.states.dtype)
+    return (weights / weights.sum(-1, keepdim=True).clamp(min=1.0)) @ documents.states
+
+
+class MiceInteractionLayer(GradientCheckpointingLayer):
+    """Query self-attention, one-way cross-attention to frozen document states, feed-forward."""
+
+    def __init__(self, config: PretrainedConfig, is_last: bool) -> None:
+        super().__init__()
+        self.is_last = is_last
+        self.cross_first = config.interaction_order == "cross_first"
+        self.blind_rows = 0 if config.cls_attends_document else 1
+        self.cross_attention = MiceAttention(config)
+        self.self_attention = MiceAttention(config)
+        self.feed_forward = MiceFeedForward(config)
+        self.exact_match = MiceExactMatch(config) if config.exact_match else None
+
+    def forward(
+        self,
+        rows: Tensor,
+        document_states: Tensor,
+        query_mask: Tensor,
+        document_mask: Tensor,
+        matched_states: Tensor | None,
+    ) -> Tensor:
+        """One layer.
+
+        Args:
+            rows: ``(B, Q, h)``.
+            document_states: ``(B, D, h)``, the same for every layer.
+            query_mask: ``(B, 1, Q, Q)``, bool.
+            document_mask: ``(B, 1, 1, D)``, bool.
+            matched_states: ``(B, Q, h)`` from ``average_matches``, or None without exact-match heads.
+
+        Returns:
+            ``(B, Q, h)``; ``(B, 1, h)`` in the last layer, of which only [CLS] is read.
+        """
+        kept = 1 if self.is_last else rows.shape[1]
+        if self.cross_first:
+            rows = self._read_document(rows, document_states, document_mask, matched_states)
+            rows = self.self_attention(rows[:, :kept], rows, query_mask[:, :, :kept])
+        else:
+            rows = self.self_attention(rows[:, :kept], rows, query_mask[:, :, :kept])
+            matched_states = None if matched_states is None else matched_states[:, :kept]
+            rows = self._read_document(rows, document_states, document_mask, matched_states)
+        return self.feed_forward(rows)
+
+    def _read_document(self, rows: Tensor, states: Tensor, mask: Tensor, matched_states: Tensor | None) -> Tensor:
+        if self.exact_match is not None:
+            rows = rows + self.exact_match(matched_states)
+        return self.cross_attention(rows, states, mask, self.blind_rows)

@@ -1,0 +1,350 @@
+"""MICE: Minimal Interaction Cross-Encoders. This code travels with every Hub repository.
+
+A cross-encoder reads query and document together in every layer. MICE keeps the interactions that ranking needs
+(arXiv 2602.16299): the lower layers of the backbone contextualise query and document apart, the document's states are
+then frozen, and a few interaction layers let the query's tokens read those states, one way. The score is read off the
+query's [CLS]. Documents never see a query, so their states can be computed once and stored.
+
+This file and ``layers.py`` are the obvious reference: padded batches, one line of mathematics per line of code, in
+the order of execution. ``interaction.py`` computes the same scores faster for one query and many documents.
+
+Shape letters used in comments:
+    B  pairs in a batch              N  texts in a batch (queries or documents)
+    Q  query tokens, padded          D  document tokens, padded
+    R  rows that ask (Q or 1)        S  states that are read (Q or D)
+    H  attention heads               h  hidden width of the backbone
+
+References:
+    - MICE: https://arxiv.org/abs/2602.16299
+    - Exact-match heads ("Lex") and the ``cross_first`` order: the authors' later version of the same paper.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.configuration_utils import PretrainedConfig
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from .layers import MiceInteractionLayer, average_matches
+from .states import DocumentStates, EncodedTexts
+
+BACKBONE_TYPES = ("bert",)
+INTERACTION_ORDERS = ("cross_first", "self_first")
+POOLINGS = ("mean", "cls")
+
+
+class MiceConfig(PretrainedConfig):
+    """Every choice that changes a score.
+
+    Args:
+        backbone_config: Configuration of the backbone, or its dictionary with ``model_type``. ``num_hidden_layers``
+            in it is the number of contextualisation layers. Defaults to BERT's.
+        interaction_layers: Interaction layers on top of the contextualisation layers. At least 1; at least 2 where
+            [CLS] may not read the document (information then needs one layer to reach the query's tokens and one
+            more to reach [CLS]).
+        interaction_order: ``"cross_first"`` (cross-attention, self-attention, feed-forward; the paper's later
+            version) or ``"self_first"`` (its first version).
+        query_attends_cls: Whether the query's other tokens may read [CLS]. The paper: no.
+        cls_attends_document: Whether [CLS] reads the document itself. The paper's first version: no.
+        pooler: Whether BERT's pooler (dense and tanh) stands between [CLS] and the classifier.
+        pooled_residual: Adds ``exp(s) * cos(pool(query), pool(document))`` to the score, so that a model converted
+            from an embedding model starts as that embedding model. Off is the paper.
+        pooling: How the pooled residual pools contextualised states: ``"mean"`` over all tokens, or ``"cls"``.
+        exact_match: An exact-match head ("Lex") in every interaction layer.
+        query_max_length: Longest query, in tokens, [CLS] and [SEP] included. Longer ones are cut.
+        document_max_length: Longest document, in tokens, [CLS] and [SEP] included. Longer ones are cut.
+        cls_token_id: Token id that starts a text.
+        sep_token_id: Token id that ends a text.
+        **kwargs: Passed to ``PretrainedConfig``.
+
+    Raises:
+        ValueError: If a choice is unknown or impossible; the message names the field.
+    """
+
+    model_type = "mice"
+    sub_configs = {"backbone_config": AutoConfig}
+
+    def __init__(
+        self,
+        backbone_config: PretrainedConfig | dict[str, Any] | None = None,
+        interaction_layers: int = 3,
+        interaction_order: str = "cross_first",
+        query_attends_cls: bool = False,
+        cls_attends_document: bool = True,
+        pooler: bool = True,
+        pooled_residual: bool = False,
+        pooling: str = "mean",
+        exact_match: bool = False,
+        query_max_length: int = 64,
+        document_max_length: int = 512,
+        cls_token_id: int = 101,
+        sep_token_id: int = 102,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("num_labels", 1)
+        super().__init__(**kwargs)
+        if backbone_config is None:
+            backbone_config = {"model_type": "bert"}
+        if isinstance(backbone_config, dict):
+            backbone_config = AutoConfig.for_model(**backbone_config)
+        self.backbone_config = backbone_config
+        self.interaction_layers = interaction_layers
+        self.interaction_order = interaction_order
+        self.query_attends_cls = query_attends_cls
+        self.cls_attends_document = cls_attends_document
+        self.pooler = pooler
+        self.pooled_residual = pooled_residual
+        self.pooling = pooling
+        self.exact_match = exact_match
+        self.query_max_length = query_max_length
+        self.document_max_length = document_max_length
+        self.cls_token_id = cls_token_id
+        self.sep_token_id = sep_token_id
+        self._check()
+
+    def _check(self) -> None:
+        backbone = self.backbone_config
+        if backbone.model_type not in BACKBONE_TYPES:
+            raise ValueError(f"backbone_config: model_type {backbone.model_type!r} is not one of {BACKBONE_TYPES}.")
+        if self.num_labels != 1:
+            raise ValueError(f"num_labels: MICE gives one score per pair, got {self.num_labels}.")
+        if backbone.num_hidden_layers < 1:
+            raise ValueError("contextualization_layers: at least 1 is needed, or there are no states to read.")
+        if self.interaction_order not in INTERACTION_ORDERS:
+            raise ValueError(f"interaction_order: {self.interaction_order!r} is not one of {INTERACTION_ORDERS}.")
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling: {self.pooling!r} is not one of {POOLINGS}.")
+        fewest = 1 if self.cls_attends_document else 2
+        if self.interaction_layers < fewest:
+            raise ValueError(
+                f"interaction_layers: at least {fewest} needed with cls_attends_document="
+                f"{self.cls_attends_document}, or [CLS] never learns of the document; got {self.interaction_layers}."
+            )
+        for name in ("query_max_length", "document_max_length"):
+            if not 3 <= getattr(self, name) <= backbone.max_position_embeddings:
+                raise ValueError(
+                    f"{name}: must lie between 3 tokens and the backbone's {backbone.max_position_embeddings} "
+                    f"positions, got {getattr(self, name)}."
+                )
+        for name in ("cls_token_id", "sep_token_id"):
+            if not 0 <= getattr(self, name) < backbone.vocab_size:
+                raise ValueError(f"{name}: {getattr(self, name)} lies outside the vocabulary of {backbone.vocab_size}.")
+
+    @property
+    def contextualization_layers(self) -> int:
+        """Layers that read query and document apart."""
+        return self.backbone_config.num_hidden_layers
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the states, the backbone's."""
+        return self.backbone_config.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, the backbone's."""
+        return self.backbone_config.vocab_size
+
+
+class MicePreTrainedModel(PreTrainedModel):
+    """Loading that never leaves a tensor at its random start."""
+
+    config_class = MiceConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["BertLayer", "MiceInteractionLayer"]
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As in transformers, but a missing or an unexpected tensor is an error.
+
+        Raises:
+            ValueError: If the checkpoint lacks a tensor of the model, or holds one that has no place in it; the
+                message names them.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        faults = [f"{kind}: {sorted(info[kind])}" for kind in ("missing_keys", "unexpected_keys") if info[kind]]
+        if faults:
+            raise ValueError(f"The checkpoint does not fit {cls.__name__}. {'; '.join(faults)}")
+        return (model, info) if output_loading_info else model
+
+
+class MiceForSequenceClassification(MicePreTrainedModel):
+    """The re-ranker. ``forward`` takes ordinary pair encodings; ``encode_*`` and ``score`` take it apart."""
+
+    def __init__(self, config: MiceConfig) -> None:
+        super().__init__(config)
+        self.backbone = AutoModel.from_config(
+            config.backbone_config, add_pooling_layer=False, attn_implementation=config._attn_implementation
+        )
+        last = config.interaction_layers - 1
+        self.interaction = nn.ModuleList(
+            MiceInteractionLayer(config, is_last=index == last) for index in range(config.interaction_layers)
+        )
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if config.pooler else None
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        if config.pooled_residual:
+            # Cosines lie in [-1, 1]: 20 is the usual scale of embedding models' own losses.
+            self.pooled_residual_log_scale = nn.Parameter(torch.full((1,), math.log(20.0)))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embeddings, shared by queries and documents."""
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embeddings."""
+        self.backbone.set_input_embeddings(value)
+
+    def train(self, mode: bool = True) -> "MiceForSequenceClassification":
+        """As in torch; frozen contextualisation layers stay in evaluation mode, so that stored states stay true."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
+
+    def encode_queries(self, input_ids: Tensor, attention_mask: Tensor) -> EncodedTexts:
+        """Contextualise queries ``[CLS] query [SEP]``, ``(N, Q)`` each; the first step of a score."""
+        return self._encode(input_ids, attention_mask)
+
+    def encode_documents(self, input_ids: Tensor, attention_mask: Tensor) -> EncodedTexts:
+        """Contextualise documents ``[CLS] document [SEP]``, ``(N, D)`` each, without any query."""
+        return self._encode(input_ids, attention_mask)
+
+    def _encode(self, input_ids: Tensor, attention_mask: Tensor) -> EncodedTexts:
+        if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.config.vocab_size:
+            raise ValueError(
+                f"input_ids: ids from {int(input_ids.min())} to {int(input_ids.max())} do not fit a vocabulary of "
+                f"{self.config.vocab_size}; is this the model's own tokenizer?"
+            )
+        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
+        return EncodedTexts(states, attention_mask.bool(), input_ids)
+
+    def score(self, queries: EncodedTexts, documents: EncodedTexts) -> Tensor:
+        """Score query i against document i.
+
+        Args:
+            queries: B contextualised queries.
+            documents: B contextualised documents.
+
+        Returns:
+            ``(B, 1)``, float32, logits: higher is more relevant.
+
+        Raises:
+            ValueError: If a score is not finite (outside training, where the trainer decides); names the rows.
+        """
+        query_mask = queries.attention_mask[:, None, None, :].repeat(1, 1, queries.input_ids.shape[1], 1)
+        if not self.config.query_attends_cls:
+            query_mask[:, :, 1:, 0] = False  # (B, 1, Q, Q)
+        document_mask = documents.attention_mask[:, None, None, :]  # (B, 1, 1, D)
+        matched_states = None
+        if self.config.exact_match:
+            special_ids = (self.config.cls_token_id, self.config.sep_token_id)
+            matched_states = average_matches(queries, documents, special_ids)
+        rows = queries.states
+        for layer in self.interaction:
+            rows = layer(rows, documents.states, query_mask, document_mask, matched_states)
+        logits = self.head(rows[:, 0])
+        if self.config.pooled_residual:
+            logits = logits + self.residual(self.pool(queries), self.pool(documents))
+        self.check_finite(logits)
+        return logits
+
+    def head(self, cls_rows: Tensor) -> Tensor:
+        """``(B, h)``, [CLS] after the last layer, to ``(B, 1)`` logits; the classifier runs in float32 always."""
+        if self.pooler is not None:
+            cls_rows = torch.tanh(self.pooler(cls_rows))
+        with torch.autocast(cls_rows.device.type, enabled=False):
+            return F.linear(cls_rows.float(), self.classifier.weight.float(), self.classifier.bias.float())
+
+    def pool(self, texts: EncodedTexts) -> Tensor:
+        """One vector per text, ``(N, h)``, float32: the embedding that the pooled residual compares."""
+        states = texts.states.float()
+        if self.config.pooling == "cls":
+            return states[:, 0]
+        mask = texts.attention_mask.unsqueeze(-1)
+        return (states * mask).sum(1) / mask.sum(1)
+
+    def residual(self, pooled_queries: Tensor, pooled_documents: Tensor) -> Tensor:
+        """``exp(s) * cos``, ``(B, 1)``, float32, of pooled vectors ``(B, h)``."""
+        cosine = F.cosine_similarity(pooled_queries.float(), pooled_documents.float(), dim=-1)
+        return (self.pooled_residual_log_scale.float().exp() * cosine).unsqueeze(-1)
+
+    def check_finite(self, logits: Tensor) -> None:
+        """Refuse NaN and infinite scores outside training, naming the rows of ``logits`` ``(B, 1)``."""
+        if self.training or torch.compiler.is_compiling() or bool(logits.isfinite().all()):
+            return
+        rows = (~logits.isfinite()).any(-1).nonzero().flatten().tolist()
+        raise ValueError(f"Scores are not finite in rows {rows[:10]}: the weights or the document states hold NaN.")
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+        """Score pair encodings ``[CLS] query [SEP] document [SEP]`` as any tokenizer of the backbone makes them.
+
+        Args:
+            input_ids: ``(B, L)``, int64. Split inside at the first [SEP].
+            attention_mask: ``(B, L)``; all ones where it is left out.
+            token_type_ids: Accepted and not needed: both sides are encoded apart, with token type 0.
+            labels: ``(B,)``; with them, ``loss`` is the mean squared error of the logits, as transformers has it
+                for one label.
+            return_dict: False gives a tuple.
+
+        Returns:
+            ``logits`` ``(B, 1)``, float32, and ``loss`` with ``labels``.
+
+        Raises:
+            ValueError: If a row does not start with [CLS] or holds fewer than two [SEP]; names the row.
+        """
+        queries, documents = self.split_pairs(input_ids, attention_mask)
+        logits = self.score(self.encode_queries(*queries), self.encode_documents(*documents))
+        loss = None if labels is None else F.mse_loss(logits.squeeze(-1), labels.float())
+        output = SequenceClassifierOutput(loss=loss, logits=logits)
+        return output.to_tuple() if return_dict is False else output
+
+    def split_pairs(
+        self, input_ids: Tensor, attention_mask: Tensor | None
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Cut pair encodings ``(B, L)`` into queries and documents, each ``(input_ids, attention_mask)``.
+
+        Each side is cut to its own maximum length and keeps its [SEP]; the document gets a [CLS] of its own.
+        """
+        cls_id, sep_id = self.config.cls_token_id, self.config.sep_token_id
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        queries, documents = [], []
+        for row, (ids, mask) in enumerate(zip(input_ids, attention_mask.bool(), strict=True)):
+            tokens = ids[mask]
+            separators = (tokens == sep_id).nonzero().flatten().tolist()
+            if len(separators) < 2 or tokens[0] != cls_id or separators[-1] != len(tokens) - 1:
+                raise ValueError(f"input_ids: row {row} is not of the form [CLS] query [SEP] document [SEP].")
+            query, document = tokens[1 : separators[0]], tokens[separators[0] + 1 : -1]
+            queries.append(self._frame(query, self.config.query_max_length))
+            documents.append(self._frame(document, self.config.document_max_length))
+        return self._pad(queries), self._pad(documents)
+
+    def _frame(self, tokens: Tensor, max_length: int) -> Tensor:
+        ends = tokens.new_tensor([self.config.cls_token_id, self.config.sep_token_id])
+        return torch.cat([ends[:1], tokens[: max_length - 2], ends[1:]])
+
+    def _pad(self, rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+        return ids, torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
+
+
+__all__ = ["DocumentStates", "EncodedTexts", "MiceConfig", "MiceForSequenceClassification", "MicePreTrainedModel"]
+
+MiceConfig.register_for_auto_class()
+MiceForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
