@@ -1,0 +1,155 @@
+"""The command ``mice-st``.
+
+A command is an entry in ``COMMANDS``: a dataclass, whose fields are its flags, and a function that takes an instance of
+it. Both are named, not imported, so that a command needs only the extra that it uses.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from transformers import HfArgumentParser
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One sub-command.
+
+    Attributes:
+        summary: One line for ``mice-st --help``.
+        options: ``"module:Dataclass"``; each field is a flag, its ``help`` metadata the flag's help.
+        function: ``"module:function"``; takes an instance of the dataclass and returns nothing, or the exit status.
+    """
+
+    summary: str
+    options: str
+    function: str
+
+
+COMMANDS = {
+    "convert": Command(
+        "turn a cross-encoder, an encoder or an embedding model into MICE",
+        "mice_st.cli:ConvertOptions",
+        "mice_st.cli:run_convert",
+    ),
+}
+
+
+@dataclass
+class ConvertOptions:
+    """Turn a cross-encoder, an encoder or an embedding model into MICE."""
+
+    source: str = field(metadata={"help": "Folder or Hub id of the checkpoint to convert."})
+    output: str = field(metadata={"help": "Folder to write the converted model to."})
+    contextualization_layers: int | None = field(
+        default=None, metadata={"help": "Lower layers to keep; by default all of them, for an embedding model."}
+    )
+    interaction_layers: int | None = field(
+        default=None, metadata={"help": "Layers above them; by default 2 for an embedding model, 3 otherwise."}
+    )
+    seed_layers: list[int] | None = field(
+        default=None, metadata={"help": "Backbone layer (from 0) that each interaction layer starts as a copy of."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of the generator that draws fresh tensors."})
+    interaction_order: Literal["cross_first", "self_first"] | None = field(
+        default=None, metadata={"help": "Order of the attentions in an interaction layer (default: cross_first)."}
+    )
+    query_attends_cls: bool | None = field(
+        default=None, metadata={"help": "Whether the query's other tokens read [CLS] (default: false)."}
+    )
+    cls_attends_document: bool | None = field(
+        default=None, metadata={"help": "Whether [CLS] reads the document itself (default: true)."}
+    )
+    pooled_residual: bool | None = field(
+        default=None,
+        metadata={"help": "Add the scaled cosine of pooled states to the score (default: for an embedding model)."},
+    )
+    pooling: Literal["mean", "cls"] | None = field(
+        default=None, metadata={"help": "How the pooled residual pools (default: as the embedding model does)."}
+    )
+    exact_match: bool | None = field(
+        default=None, metadata={"help": "Exact-match heads in the interaction layers (default: false)."}
+    )
+    query_max_length: int | None = field(default=None, metadata={"help": "Longest query, in tokens (default: 64)."})
+    document_max_length: int | None = field(
+        default=None, metadata={"help": "Longest document, in tokens (default: the embedding model's own, or 512)."}
+    )
+
+
+def run_convert(options: ConvertOptions) -> None:
+    """Convert, save, and print what became of the tensors."""
+    from mice_st.convert import convert
+
+    arguments = {name: value for name, value in asdict(options).items() if value is not None}
+    output = arguments.pop("output")
+    model, report = convert(arguments.pop("source"), **arguments)
+    model.save(output)
+    print(f"{output}: {report}")
+    for name in report.fresh:
+        print(f"fresh: {name}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Name of the command and its flags; those of the process where it is left out.
+
+    Returns:
+        The exit status: 0, or 2 after an error that one line on standard error explains.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from mice_st import __version__
+
+        print(__version__)
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(f"mice-st: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        options_class, function = (_load(COMMANDS[name].options), _load(COMMANDS[name].function))
+        return function(_parse(name, options_class, arguments[1:])) or 0
+    except (ValueError, OSError, ImportError) as error:
+        logger.debug("the error in full", exc_info=True)
+        print(f"mice-st {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"mice-st {name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _usage() -> str:
+    width = max(len(name) for name in COMMANDS)
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: mice-st COMMAND [--help] [FLAGS]", "", *lines])
+
+
+def _parse(name: str, options_class: type, arguments: list[str]) -> Any:
+    """Flags to the dataclass of a command."""
+    parser = HfArgumentParser(options_class, prog=f"mice-st {name}", description=COMMANDS[name].summary)  # type: ignore[arg-type]
+    options, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    if unknown:
+        known = ", ".join(f"--{option.name}" for option in fields(options_class))
+        raise ValueError(f"unknown flags {' '.join(unknown)}; there are {known}")
+    return options
+
+
+def _load(reference: str) -> Any:
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
