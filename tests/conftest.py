@@ -1,0 +1,197 @@
+"""Tiny models and tokenizers, built in memory: no test reads the network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordPiece
+from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+
+from mice_st import MiceCrossEncoder, convert
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+WORDS = (
+    "the a of in on to and is was who what where how many people live berlin city museum population river bridge "
+    "capital germany list sort file read write open close path string number function returns python cat dog bird"
+)
+VOCABULARY = [
+    *SPECIAL_TOKENS,
+    *"[].,:;!?'\"()-",
+    *CHARACTERS,
+    *(f"##{character}" for character in CHARACTERS),
+    *WORDS.split(),
+]
+
+# What the drivers of fresh processes start with: the Hub copy has to run where mice_st is not installed.
+HIDE_MICE_ST = "sys.modules['mice_st'] = None\n"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Threads that wait for each other cost more than these models do, five times where other work runs beside."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Refuse connections that would leave this machine."""
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and str(address[0]) not in ("127.0.0.1", "::1", "localhost"):
+            raise RuntimeError(f"A test connects to {address}: tests have no network.")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        yield
+
+
+def shake(model: torch.nn.Module, seed: int = 0, scale: float = 0.1) -> None:
+    """Move every parameter off its start: biases are born as zeros and norms as ones, and would hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+
+
+@pytest.fixture(scope="session", name="shake")
+def shake_fixture() -> Callable[..., None]:
+    return shake
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A BERT tokenizer that knows every lower-case letter, digit and some words."""
+    ids = {token: place for place, token in enumerate(VOCABULARY)}
+    backend = Tokenizer(WordPiece(ids, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    backend.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def bert_config(**fields: Any) -> BertConfig:
+    """Four layers, four heads, 32 wide."""
+    defaults = {
+        "vocab_size": len(VOCABULARY),
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.2,
+    }
+    return BertConfig(**defaults | fields)
+
+
+@pytest.fixture(scope="session", name="bert_config")
+def bert_config_fixture() -> Callable[..., BertConfig]:
+    return bert_config
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT encoder with its pooler."""
+    folder = tmp_path_factory.mktemp("encoder")
+    model = BertModel(bert_config())
+    shake(model, seed=1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cross_encoder_folder(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT cross-encoder with one label."""
+    folder = tmp_path_factory.mktemp("cross-encoder")
+    model = BertForSequenceClassification(bert_config(num_labels=1))
+    shake(model, seed=2)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedding_folder(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An embedding model with mean pooling and normalised vectors; its longest text is 24 tokens."""
+    folder = tmp_path_factory.mktemp("embedding")
+    transformer = Transformer(str(encoder_folder), max_seq_length=24)
+    model = SentenceTransformer(modules=[transformer, Pooling(32, "mean"), Normalize()], device="cpu")
+    model.save(str(folder), create_model_card=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mice_folder(cross_encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MICE model with everything switched on; queries have 16 tokens at most, documents 32."""
+    folder = tmp_path_factory.mktemp("mice")
+    model, _ = convert(
+        cross_encoder_folder, 2, 2, exact_match=True, pooled_residual=True, query_max_length=16, document_max_length=32
+    )
+    shake(model, seed=3)
+    model.save(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mice(mice_folder: Path) -> MiceCrossEncoder:
+    """The model of ``mice_folder``. Shared: a test that changes it makes its own."""
+    return MiceCrossEncoder(str(mice_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def run_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """``run_python(code_or_path, *arguments, without_mice_st)``: what a fresh process with empty caches prints."""
+
+    def run(code_or_path: str | Path, *arguments: str | Path, without_mice_st: bool) -> str:
+        folder = tmp_path_factory.mktemp("process")
+        script = folder / "script.py"
+        if isinstance(code_or_path, Path):
+            script = code_or_path.resolve()
+        else:
+            script.write_text(code_or_path, encoding="utf-8")
+        driver = "import sys, runpy\n" + (HIDE_MICE_ST if without_mice_st else "")
+        driver += "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+        caches = {"HF_HOME": str(folder / "hf"), "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
+        ran = subprocess.run(
+            [sys.executable, "-c", driver, str(script), *map(str, arguments)],
+            cwd=folder,
+            env={**os.environ, **caches},
+            stdin=subprocess.DEVNULL,  # a question on standard input is a failure
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    return run
