@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import CrossEncoder
+from sentence_transformers.cross_encoder.util import cross_encoder_predict_rank_args_decorator
 from torch import Tensor, nn
 from tqdm.autonotebook import tqdm
 
@@ -80,6 +81,7 @@ class MiceCrossEncoder(CrossEncoder):
         self.module.report_cut_texts()
         return encoded
 
+    @cross_encoder_predict_rank_args_decorator  # earlier names of the arguments: sentences, activation_fct, ...
     def predict(
         self,
         inputs: Sequence[Any],
@@ -160,16 +162,37 @@ class MiceCrossEncoder(CrossEncoder):
             return scores
         return scores.cpu().numpy() if convert_to_numpy else list(scores)
 
+    @cross_encoder_predict_rank_args_decorator
     def rank(
-        self, query: str, documents: Sequence[str | DocumentStates], *args: Any, **kwargs: Any
+        self,
+        query: str,
+        documents: Sequence[str | DocumentStates],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: Callable | None = None,
+        device: str | list[str | torch.device] | None = None,
+        pool: dict[str, Any] | None = None,
+        chunk_size: int | None = None,
     ) -> list[dict[str, Any]]:
         """Rank documents for one query, as ``CrossEncoder.rank`` does, over texts or over their states.
 
         Args:
             query: The query.
             documents: Texts, ``DocumentStates`` from ``encode_documents``, or a mixture.
-            *args: As for ``CrossEncoder.rank``: top_k, return_documents, prompt_name, prompt, batch_size, ...
-            **kwargs: The same by name.
+            top_k: How many to return; None returns all.
+            return_documents: Put the document under ``text``.
+            prompt_name: As for ``predict``, like all that follow.
+            prompt: Text to put before the query.
+            batch_size: Pairs scored at a time.
+            show_progress_bar: None shows one where the work takes over two seconds.
+            activation_fn: Applied to the logits.
+            device: Device, or list of devices.
+            pool: Worker processes of ``start_multi_process_pool``.
+            chunk_size: Pairs handed to a worker at a time.
 
         Returns:
             Dictionaries with ``corpus_id`` (position in ``documents``) and ``score`` (a Python float), and ``text``
@@ -179,7 +202,20 @@ class MiceCrossEncoder(CrossEncoder):
             ValueError: If ``documents`` is one string; otherwise as ``predict``.
         """
         refuse_single_text(documents)
-        return super().rank(query, documents, *args, **kwargs)
+        return super().rank(
+            query,
+            documents,
+            top_k=top_k,
+            return_documents=return_documents,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            activation_fn=activation_fn,
+            device=device,
+            pool=pool,
+            chunk_size=chunk_size,
+        )
 
     @torch.inference_mode()
     def _score_pairs(self, pairs: list[tuple[str, Any]], batch_size: int, show_progress_bar: bool | None) -> Tensor:
@@ -199,7 +235,8 @@ class MiceCrossEncoder(CrossEncoder):
         if not pairs:
             return scores
         encoded_queries = self.mice.encode_queries(query_ids.to(self.device), query_mask.to(self.device))
-        document_ids = self.module.tokenize_side(texts, "document", [f"document {text[:40]!r}" for text in texts])
+        names = [f"pair {rows_of[text][0]}: the document" for text in texts]
+        document_ids = self.module.tokenize_side(texts, "document", names)
         self.module.report_cut_texts()
 
         def score_batch(keys: list[Any], documents: EncodedTexts) -> None:
