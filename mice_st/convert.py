@@ -7,6 +7,7 @@ name, or an error; every tensor of the result is placed, reported as fresh, or a
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ class ConversionReport:
     Attributes:
         placed: Tensor of the result -> tensor of the source that it is a copy of.
         fresh: Tensors of the result that the source has nothing for, in the order of the model.
-        dropped: Tensors of the source that MICE has no place for (layers above, an unused pooler or head).
+        dropped: Tensors of the source that MICE has no place for (layers above, an unused pooler, pre-training heads).
     """
 
     placed: dict[str, str]
@@ -70,6 +71,7 @@ class _Source:
     tokenizer: Any
     backbone: dict[str, Tensor]
     classifier: dict[str, Tensor] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)  # in the file, without a place in the source's own model
     pooling: str | None = None
     max_length: int | None = None
 
@@ -102,9 +104,12 @@ def convert(
         The model, and the report of what was placed.
 
     Raises:
-        ValueError: If the backbone is of an unknown type, has too few layers, gives several labels, or if a tensor is
-            missing or left over; the message names it.
+        ValueError: If the backbone is of an unknown type, has too few layers, gives several labels, if a config field
+            is unknown, or if a tensor is missing or left over; the message names it.
     """
+    known = set(inspect.signature(MiceConfig).parameters) - {"backbone_config", "kwargs"}
+    if unknown := sorted(set(config_fields) - known):
+        raise ValueError(f"MiceConfig has no field {unknown}; known are {sorted(known)}.")
     read = _read_source(str(source))
     config, seeds = _plan(read, contextualization_layers, interaction_layers, seed_layers, config_fields)
     with torch.random.fork_rng(devices=[]):
@@ -134,8 +139,9 @@ def _read_source(source: str) -> _Source:
     if missing := sorted(set(info["missing_keys"]) - without_pooler):
         raise ValueError(f"{source}: the checkpoint lacks {missing}.")
     tensors = {key: tensor for key, tensor in model.state_dict().items() if key not in without_pooler}
+    unread = sorted(info["unexpected_keys"])
     if not is_classifier:
-        read = _Source(config, tokenizer, tensors)
+        read = _Source(config, tokenizer, tensors, unread=unread)
         if load_file_path(source, "modules.json") is not None:
             _read_pooling(source, read)
         return read
@@ -143,7 +149,8 @@ def _read_source(source: str) -> _Source:
         raise ValueError(f"{source}: its classifier gives {config.num_labels} labels, a re-ranker needs one.")
     prefix = model.base_model_prefix + "."
     backbone = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-    return _Source(config, tokenizer, backbone, {key: t for key, t in tensors.items() if not key.startswith(prefix)})
+    classifier = {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix)}
+    return _Source(config, tokenizer, backbone, classifier, unread)
 
 
 def _read_pooling(source: str, read: _Source) -> None:
@@ -181,6 +188,7 @@ def _plan(
             f"{below} of which contextualise; ask for fewer, or name seed_layers."
         )
     backbone = type(read.config).from_dict(read.config.to_dict() | {"num_hidden_layers": below, "architectures": None})
+    backbone._name_or_path = ""  # the folder of the source is nobody's business on the Hub
     positions = backbone.max_position_embeddings
     defaults = {
         "pooled_residual": read.pooling is not None,
@@ -216,11 +224,13 @@ def _place(model: MiceForSequenceClassification, read: _Source, seeds: list[int]
     if astray := sorted(set(wanted) - set(target)):
         raise ValueError(f"MICE has no place for {[wanted[key] for key in astray]} of the source.")
     dropped = sorted(set(tensors) - set(wanted.values()))
-    if unknown := [key for key in dropped if not key.startswith(("encoder.layer.", "pooler."))]:
+    unknown = [key for key in dropped if not key.startswith(("encoder.layer.", "pooler."))]
+    unknown += [key for key in read.unread if not key.startswith("cls.")]  # heads of BERT's pre-training
+    if unknown:
         raise ValueError(f"Left over of the source: {unknown}.")
     fresh = [key for key in target if key not in wanted]
-    known = ("classifier.", "pooled_residual_log_scale")
+    known = ("classifier.", "pooled_residual_log_scale", "match_residual.")
     if lost := [key for key in fresh if not key.startswith(known) and ".exact_match." not in key]:
         raise ValueError(f"The source has nothing for {lost}.")
     model.load_state_dict({key: tensors[origin] for key, origin in wanted.items()}, strict=False)
-    return ConversionReport(wanted, fresh, dropped)
+    return ConversionReport(wanted, fresh, dropped + read.unread)

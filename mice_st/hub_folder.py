@@ -66,7 +66,8 @@ def complete_hub_folder(folder: Path) -> None:
     config = read_json(folder / "config_sentence_transformers.json")
     write_json(folder / "config_sentence_transformers.json", config | {"requirements": REQUIREMENTS})
     tokenizer = read_json(folder / "tokenizer_config.json")
-    tokenizer.pop("is_local", None)  # transformers leaks where it loaded from
+    for leaked in ("is_local", "local_files_only"):  # how transformers loaded it, not what it is
+        tokenizer.pop(leaked, None)
     tokenizer["split_special_tokens"] = True  # a text like "[SEP]" is text, for whoever tokenises
     write_json(folder / "tokenizer_config.json", tokenizer)
 
