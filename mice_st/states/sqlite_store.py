@@ -1,0 +1,199 @@
+"""The default store: one SQLite file, one locked writer, any number of readers. This file writes; ``sqlite_reader.py`` reads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from torch import Tensor
+
+from .errors import StoreError, StoreNotFoundError, StoreReadOnlyError, UnknownDocumentError
+from .rows import DocumentRow, RowFormat, StateRow, check_put
+from .sqlite_files import connect, create, lock_writer, read_fingerprint, translated
+from .sqlite_reader import SqliteReader
+from .store import CompactReport, Fingerprint, PutReport
+
+if TYPE_CHECKING:
+    from mice_st.modeling.modeling_mice import DocumentStates
+
+logger = logging.getLogger(__name__)
+
+READ_THREADS = 8
+
+
+class SqliteStore(SqliteReader):
+    """Document states in one SQLite file; see ``mice_st.states.store.Store`` for what each method promises.
+
+    Threads may share a store. A process forked while it is open must open its own.
+
+    Args:
+        path: The file, for instance ``corpus.sqlite``; created if it is missing and this is the writer.
+        fingerprint: What the states must have been made by; None accepts what the file holds, and cannot create one.
+        read_only: Whether only to read.
+        threads: Threads that read large batches.
+
+    Raises:
+        StoreNotFoundError: If the file is missing, and ``read_only`` is set or there is no fingerprint to create it with.
+        StoreMismatchError: If the states were made by something else.
+        StoreLockedError: If there is another writer.
+        StoreReadOnlyError: If a writer cannot write the folder.
+        StoreCorruptError: If the file is damaged or is no store.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        fingerprint: Fingerprint | None,
+        *,
+        read_only: bool,
+        threads: int = READ_THREADS,
+    ) -> None:
+        super().__init__(Path(path), threads)
+        self.read_only = read_only
+        self._lock = None if read_only else lock_writer(self.path)
+        try:
+            self._open(fingerprint)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, wanted: Fingerprint | None) -> None:
+        with translated(self.path):
+            if not self.path.exists():
+                if self.read_only or wanted is None:
+                    raise StoreNotFoundError(f"{self.path}: there is no store here")
+                create(self.path, wanted)
+            if not self.read_only:
+                self._writer = connect(self.path, "rw")
+                self._fingerprint = read_fingerprint(self._writer, self.path)
+                if self._writer.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+                    raise StoreError(f"{self.path}: this file system does not support SQLite's WAL")
+            else:
+                with self._reader() as reader:
+                    self._fingerprint = read_fingerprint(reader, self.path)
+        if wanted is not None:
+            self._fingerprint.check(wanted)
+        self._format = RowFormat(self._fingerprint)
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """The writer inside a transaction, which is dropped if the block fails."""
+        if self._closed:
+            raise ValueError(f"{self.path}: the store is closed")
+        if self._writer is None:
+            raise StoreReadOnlyError(f"{self.path}: opened for reading")
+        with self._writing, translated(self.path):
+            try:
+                if not self._writer.in_transaction:
+                    self._writer.execute("BEGIN IMMEDIATE")
+                yield self._writer
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def put(
+        self,
+        ids: Sequence[str],
+        documents: Sequence[DocumentStates],
+        hashes: Sequence[str],
+        *,
+        texts: Sequence[str] | None = None,
+        pooled: Tensor | None = None,
+    ) -> PutReport:
+        """Add or replace documents; one whose stored hash is equal is left alone."""
+        if self.read_only:
+            raise StoreReadOnlyError(f"{self.path}: opened for reading")
+        check_put(ids, documents, hashes, texts, pooled)
+        with self._writing:
+            report, keys, states, lights = PutReport(), [], [], []
+            with self._reader() as connection:
+                next_key = int(connection.execute("SELECT coalesce(max(key), 0) + 1 FROM documents").fetchone()[0])
+            for i, (_, key, _, stored, has_text, has_pooled) in enumerate(self._find(ids)):
+                lacks = (texts is not None and not has_text) or (pooled is not None and not has_pooled)
+                if key is not None and stored == hashes[i] and not lacks:
+                    report.unchanged.append(ids[i])
+                    continue
+                (report.added if key is None else report.changed).append(ids[i])
+                keys.append(key if key is not None else next_key + len(report.added) - 1)
+                states.append(self._format.state_row(ids[i], hashes[i], documents[i]))
+                text = None if texts is None else texts[i]
+                vector = None if pooled is None else pooled[i]
+                lights.append(self._format.document_row(states[-1], text, vector))
+            if keys:
+                self._write(keys, states, lights)
+            return report
+
+    def _write(self, keys: list[int], states: list[StateRow], documents: list[DocumentRow]) -> None:
+        with self._changing() as writer:
+            for table, rows in (("states", states), ("documents", documents)):
+                marks = ", ".join("?" * (1 + len(rows[0])))
+                writer.executemany(f"DELETE FROM {table} WHERE key = ?", [(key,) for key in keys])
+                writer.executemany(
+                    f"INSERT INTO {table} VALUES ({marks})", [(k, *row) for k, row in zip(keys, rows, strict=True)]
+                )
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove documents; an unknown id removes none."""
+        with self._writing:
+            found = self._find(ids)
+            unknown = [row[0] for row in found if row[1] is None]
+            if unknown:
+                raise UnknownDocumentError(unknown)
+            with self._changing() as writer:
+                for table in ("states", "documents"):
+                    writer.executemany(f"DELETE FROM {table} WHERE key = ?", [(row[1],) for row in found])
+
+    def commit(self) -> None:
+        """Make everything put and deleted so far durable: it is on the disk when this returns."""
+        with self._changing() as writer:
+            writer.execute("COMMIT")
+
+    def compact(self) -> CompactReport:
+        """Rewrite the file without holes and empty the WAL; needs free space for a second copy, and is safe to kill."""
+        if self._writer is None:
+            raise StoreReadOnlyError(f"{self.path}: opened for reading")
+        with self._writing, translated(self.path):
+            if self._writer.in_transaction:
+                raise StoreError(f"{self.path}: commit before compacting")
+            before = self._bytes()
+            self._writer.execute("VACUUM")
+            busy = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if busy:
+                logger.warning("%s: a reader is at work; its WAL shrinks when the store is next compacted", self.path)
+            return CompactReport(before, self._bytes())
+
+    def _bytes(self) -> int:
+        return sum(f.stat().st_size for f in (self.path, Path(f"{self.path}-wal")) if f.exists())
+
+    def close(self) -> None:
+        """Release files and lock; what is uncommitted is dropped, with a warning. Closing twice is allowed."""
+        if self._closed:
+            return
+        self._close_readers()
+        try:
+            if self._writer is not None:
+                if self._writer.in_transaction:
+                    logger.warning("%s: closed with uncommitted changes, which are dropped", self.path)
+                writer, self._writer = self._writer, None
+                with translated(self.path):
+                    writer.close()
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        try:
+            if args[0] is None and not self.read_only and not self._closed:
+                self.commit()
+        finally:
+            self.close()
