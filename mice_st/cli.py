@@ -7,13 +7,18 @@ it. Both are named, not imported, so that a command needs only the extra that it
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from statistics import mean
+from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import HfArgumentParser
 from transformers.utils import logging
+
+if TYPE_CHECKING:
+    from mice_st.training.recipe import TrainingRecipe
 
 logger = logging.get_logger(__name__)
 
@@ -38,6 +43,11 @@ COMMANDS = {
         "turn a cross-encoder, an encoder or an embedding model into MICE",
         "mice_st.cli:ConvertOptions",
         "mice_st.cli:run_convert",
+    ),
+    "train": Command(
+        "train MICE, or a plain cross-encoder, on a JSON Lines file or a BEIR folder",
+        "mice_st.training.recipe:TrainingRecipe",
+        "mice_st.cli:run_train",
     ),
 }
 
@@ -94,6 +104,22 @@ def run_convert(options: ConvertOptions) -> None:
     print(f"{output}: {report}")
     for name in report.fresh:
         print(f"fresh: {name}")
+
+
+def run_train(recipe: TrainingRecipe) -> None:
+    """Train, and print loss and nDCG@10 before and after."""
+    from mice_st.training.trainer import train
+
+    result = train(recipe)
+    if int(os.environ.get("RANK", "0")) != 0:  # torchrun: the first process speaks for all
+        return
+    losses = [entry["loss"] for entry in result.history if "loss" in entry]
+    tenth = max(1, len(losses) // 10)
+    print(f"{result.output}: {result.steps} steps in {result.seconds:.0f} s of training")
+    print(f"loss: {mean(losses[:tenth]):.4f} in the first tenth, {mean(losses[-tenth:]):.4f} in the last")
+    figures = [entry["eval_dev_ndcg@10"] for entry in result.history if "eval_dev_ndcg@10" in entry]
+    if figures:
+        print(f"dev nDCG@10: {figures[0]:.4f} at first, {result.best_ndcg_at_10:.4f} best (step {result.best_step})")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

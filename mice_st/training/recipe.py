@@ -1,0 +1,87 @@
+"""What a training run is made of. The fields of ``TrainingRecipe`` are the flags of ``mice-st train``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def _flag(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class TrainingRecipe:
+    """Every choice of a training run; written beside its checkpoints.
+
+    Raises:
+        ValueError: If a value is impossible; the message names the field.
+    """
+
+    model: str = field(metadata={"help": "Folder or Hub id to start from: MICE, or any cross-encoder or encoder."})
+    train_data: str = field(metadata={"help": "JSON Lines file (query, positive, negatives, scores) or BEIR folder."})
+    output: str = field(metadata={"help": "Folder for the trained model; its checkpoints lie in checkpoints/."})
+
+    train_split: str = _flag("train", "Split of a BEIR folder to train on.")
+    limit: int | None = _flag(None, "Train on this many rows only, drawn with the seed.")
+    negatives: int = _flag(7, "Negatives of each positive, at most.")
+    negatives_top_k: int = _flag(50, "Hard negatives are drawn from this many best documents of BM25.")
+    dev_data: str | None = _flag(None, "BEIR folder to choose the best checkpoint on, by nDCG@10.")
+    dev_split: str = _flag("dev", "Split of that folder.")
+    dev_queries: int | None = _flag(None, "Use this many of its queries only, drawn with the seed.")
+    dev_top_k: int = _flag(50, "Candidates of BM25 that are re-ranked for each of its queries.")
+
+    loss: Literal["auto", "margin_mse", "list_net", "lambda"] = _flag(
+        "auto", "auto: margin_mse for rows with teacher scores, list_net for those without."
+    )
+    label_scale: float = _flag(10.0, "list_net without teacher scores: label of a positive; of a negative it is 0.")
+    batch_size: int = _flag(16, "Rows in a step, over all processes together.")
+    epochs: float | None = _flag(None, "Passes over the data; 1 where neither steps nor seconds are given.")
+    max_steps: int | None = _flag(None, "Steps, in place of epochs.")
+    max_seconds: float | None = _flag(None, "Stop after this much training time (encoding included, evaluation not).")
+    learning_rate: float = _flag(2e-5, "Highest learning rate of the backbone.")
+    interaction_learning_rate_factor: float = _flag(5.0, "MICE: times as much for the interaction layers.")
+    head_learning_rate_factor: float = _flag(10.0, "Times as much for classifier, exact-match heads and scale.")
+    weight_decay: float = _flag(0.0, "AdamW's.")
+    schedule: Literal["linear", "cosine", "constant"] = _flag("linear", "How the learning rate falls, to 0.")
+    warmup: float = _flag(0.1, "Part of the training in which the learning rate rises.")
+    max_gradient_norm: float = _flag(1.0, "Longer gradients are shortened to this norm.")
+    max_length: int | None = _flag(None, "Longest document (MICE) or pair, in tokens; by default the model's own.")
+
+    freeze_contextualization: bool = _flag(False, "MICE: train nothing below the interaction layers.")
+    stored_states: bool = _flag(True, "With frozen layers: encode each document once and train from its states.")
+    stored_states_dtype: Literal["float16", "float32"] = _flag("float16", "Precision of those states in memory.")
+    bf16: bool = _flag(False, "Train in mixed precision.")
+    gradient_checkpointing: bool = _flag(False, "Trade time for memory.")
+
+    seed: int = _flag(0, "Of sampling, order, fresh weights and dropout.")
+    save_steps: int = _flag(200, "Steps between checkpoints; each is evaluated where there is dev data.")
+    keep_checkpoints: int = _flag(2, "Checkpoints to keep; the best and the last always stay.")
+    resume: bool = _flag(False, "Go on from the last complete checkpoint in the output folder.")
+    expected_processes: int | None = _flag(None, "Refuse to start with another number of processes.")
+    cpu: bool = _flag(False, "Train on the CPU even where there is a GPU.")
+    report_to: str = _flag("none", "Where transformers' Trainer reports to: none, tensorboard, trackio, wandb, ...")
+
+    def __post_init__(self) -> None:
+        for name in ("negatives", "negatives_top_k", "dev_top_k", "batch_size", "save_steps", "keep_checkpoints"):
+            _require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
+        for name in ("limit", "dev_queries", "max_steps", "expected_processes"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, "must be at least 1", value)
+        for name in ("epochs", "max_seconds"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, "must be above 0", value)
+        for name in ("learning_rate", "interaction_learning_rate_factor", "head_learning_rate_factor"):
+            _require(getattr(self, name) > 0, name, "must be above 0", getattr(self, name))
+        _require(0 <= self.warmup < 1, "warmup", "must lie in [0, 1)", self.warmup)
+        _require(self.epochs is None or self.max_steps is None, "max_steps", "excludes epochs", self.max_steps)
+
+    @property
+    def is_limited_by_time_alone(self) -> bool:
+        """Whether the run has no number of steps, only a number of seconds."""
+        return self.max_seconds is not None and self.max_steps is None and self.epochs is None
+
+
+def _require(condition: bool, name: str, rule: str, value: Any) -> None:
+    if not condition:
+        raise ValueError(f"{name}: {rule}, got {value}")

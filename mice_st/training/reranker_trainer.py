@@ -1,0 +1,201 @@
+"""sentence-transformers' trainer for re-rankers, made exact where it is lenient.
+
+The order of the rows follows from seed and epoch alone, so that a resumed run sees what an uninterrupted one would
+have seen, and two processes together what one would have seen alone. A loss that is not finite ends the run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import CrossEncoder
+from sentence_transformers.base.sampler import DefaultBatchSampler
+from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.modeling.modeling_mice import DocumentStates
+from mice_st.training.data import SOURCE_COLUMN
+from mice_st.training.recipe import TrainingRecipe
+from mice_st.training.schedule import Clock, Progress, Schedule
+from mice_st.training.stored_states import RerankerDataCollator
+
+# What training adds to a backbone, by the names of its parameters.
+HEAD = r"\.classifier\.|\.exact_match\.|pooled_residual_log_scale"
+INTERACTION = r"\.interaction\.\d+\.(?!exact_match)|\.0\.model\.pooler\."
+
+# Time-limited runs have no number of steps, but transformers' Trainer wants one.
+NO_STEP_LIMIT = 10_000_000
+
+
+class ShuffledBatches(DefaultBatchSampler):
+    """Batches of rows in an order that follows from seed and epoch alone."""
+
+    def __init__(self, rows: int, batch_size: int, seed: int) -> None:
+        super().__init__(range(rows), batch_size=batch_size, drop_last=True, seed=seed)
+        self.rows = rows
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The batches of the current epoch."""
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(self.rows, generator=generator).tolist()
+        for start in range(0, self.rows - self.batch_size + 1, self.batch_size):
+            yield order[start : start + self.batch_size]
+
+
+class _EpochSetter(TrainerCallback):
+    """Tells the sampler its epoch: transformers reaches it through one wrapper, a resumed parallel run has two."""
+
+    def __init__(self, trainer: RerankerTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        sampler = self.trainer.shuffled_batches
+        sampler.set_epoch(state.global_step // (len(sampler) // args.world_size))
+
+
+class RerankerTrainer(CrossEncoderTrainer):
+    """Trains MICE, or a plain cross-encoder, on the rows of ``rows_to_dataset``.
+
+    Args:
+        recipe: The recipe.
+        schedule: The learning rate's schedule and the run's clock.
+        stored: Text of a document -> states to take in its place.
+        **kwargs: As for ``CrossEncoderTrainer``.
+    """
+
+    def __init__(
+        self,
+        recipe: TrainingRecipe,
+        schedule: Schedule,
+        stored: Mapping[str, DocumentStates] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.recipe = recipe
+        self.schedule = schedule
+        self.shuffled_batches: ShuffledBatches
+        collator = RerankerDataCollator(preprocess_fn=kwargs["model"].preprocess, stored=stored or {})
+        super().__init__(data_collator=collator, **kwargs)
+        self.remove_callback(ProgressCallback)
+        for callback in (_EpochSetter(self), Clock(schedule, self.evaluator is not None), Progress(schedule)):
+            self.add_callback(callback)
+
+    def get_batch_sampler(self, dataset: Any, batch_size: int, **kwargs: Any) -> ShuffledBatches:
+        """Our own order; a rest that fills no batch is left out, as it must be with several processes."""
+        self.shuffled_batches = ShuffledBatches(len(dataset), batch_size, self.args.seed)
+        return self.shuffled_batches
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Our own schedule, over steps and seconds."""
+        if not self.recipe.is_limited_by_time_alone:
+            self.schedule.max_steps = num_training_steps
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.schedule)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As in sentence-transformers.
+
+        Raises:
+            ValueError: If the loss is not finite; names the step and the rows. No weight has been changed by it.
+        """
+        sources = inputs.pop(SOURCE_COLUMN)
+        loss: Tensor = super().compute_loss(model, inputs, *args, **kwargs)
+        if not bool(torch.isfinite(loss)):
+            raise ValueError(
+                f"step {self.state.global_step + 1}: the loss is {loss.item()}; the rows are {'; '.join(sources)}. "
+                f"The checkpoints in {self.args.output_dir} are from before."
+            )
+        return loss
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # Not sentence-transformers' own: it pickles the arguments, and writes a model card each time.
+        self.model.save(output_dir or self.args.output_dir, create_model_card=False)
+
+    def _load_best_model(self) -> None:
+        # Not sentence-transformers' own: it logs a failure and keeps the last weights in place of the best.
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def training_arguments(recipe: TrainingRecipe, checkpoints: Path, evaluates: bool) -> CrossEncoderTrainingArguments:
+    """The arguments of transformers' Trainer for a recipe.
+
+    Args:
+        recipe: The recipe.
+        checkpoints: Folder for the checkpoints.
+        evaluates: Whether there is dev data.
+
+    Returns:
+        The arguments; reading them starts the process group where there are several processes.
+
+    Raises:
+        ValueError: If the number of processes is not the expected one or does not divide the batch, or one process
+            has several GPUs.
+    """
+    # Named only where it is wanted: transformers is about to rename the argument, and warns of it.
+    checkpointing = {"gradient_checkpointing": True} if recipe.gradient_checkpointing else {}
+    arguments = CrossEncoderTrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=recipe.epochs or 1,
+        max_steps=NO_STEP_LIMIT if recipe.is_limited_by_time_alone else recipe.max_steps or -1,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_gradient_norm,
+        bf16=recipe.bf16,
+        seed=recipe.seed,
+        use_cpu=recipe.cpu or not torch.cuda.is_available(),
+        dataloader_drop_last=True,
+        ddp_find_unused_parameters=False,  # all are used; looking for them breaks losses with several forward passes
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=recipe.save_steps,
+        save_total_limit=recipe.keep_checkpoints,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=recipe.save_steps,
+        eval_on_start=evaluates and not recipe.resume,
+        load_best_model_at_end=evaluates,
+        metric_for_best_model="eval_dev_ndcg@10" if evaluates else None,
+        greater_is_better=True if evaluates else None,
+        report_to=recipe.report_to,
+        **checkpointing,
+    )
+    if arguments.n_gpu > 1:
+        raise ValueError(
+            f"There are {arguments.n_gpu} GPUs and one process: start one for each with torchrun --nproc_per_node "
+            f"{arguments.n_gpu} -m mice_st.cli train ..., or name one in CUDA_VISIBLE_DEVICES"
+        )
+    processes = arguments.world_size
+    if recipe.expected_processes not in (None, processes):
+        raise ValueError(
+            f"expected_processes: {recipe.expected_processes}, but there is {processes}. Start with "
+            f"torchrun --nproc_per_node {recipe.expected_processes} -m mice_st.cli train ... "
+            "(accelerate launch --cpu starts one process only)"
+        )
+    if recipe.batch_size % processes:
+        raise ValueError(f"batch_size: {recipe.batch_size} rows cannot be shared out to {processes} processes")
+    arguments.per_device_train_batch_size = recipe.batch_size // processes
+    return arguments
+
+
+def learning_rates(recipe: TrainingRecipe, model: CrossEncoder) -> dict[str, float]:
+    """Regular expression over parameter names -> highest learning rate, for what is new on top of the backbone."""
+    patterns = {HEAD: recipe.head_learning_rate_factor}
+    if isinstance(model, MiceCrossEncoder):
+        patterns[INTERACTION] = recipe.interaction_learning_rate_factor
+    names = [f"model.{name}" for name, _ in model.named_parameters()]
+    return {
+        pattern: recipe.learning_rate * factor
+        for pattern, factor in patterns.items()
+        if any(re.search(pattern, name) for name in names)
+    }

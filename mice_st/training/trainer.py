@@ -1,0 +1,185 @@
+"""One training run, from the recipe to the Hub folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import CrossEncoder
+from transformers import AutoConfig, set_seed
+
+from mice_st.collection import Collection, read_beir
+from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.evaluation.reranking import RerankingEvaluator
+from mice_st.first_stage import BM25
+from mice_st.modeling.modeling_mice import DocumentStates, MiceConfig
+from mice_st.training.checkpoints import (
+    HISTORY_FILE,
+    describe_run,
+    find_checkpoint,
+    list_checkpoints,
+    write_json,
+    write_run,
+)
+from mice_st.training.data import TrainingRow, fingerprint, load_rows, mine_rows, rows_to_dataset, sample
+from mice_st.training.losses import build_loss, choose_loss
+from mice_st.training.recipe import TrainingRecipe
+from mice_st.training.reranker_trainer import RerankerTrainer, learning_rates, training_arguments
+from mice_st.training.schedule import Schedule
+from mice_st.training.stored_states import encode_to_memory
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came of a run.
+
+    Attributes:
+        model: The trained model; with dev data, the best checkpoint's.
+        output: Its Hub folder.
+        history: One dictionary for each step (``step``, ``loss``, ``learning_rate``, ``grad_norm``) and for each
+            evaluation (``step``, ``eval_dev_ndcg@10``, ``eval_dev_mrr@10``), in their order.
+        steps: Steps made, those before a resumption included.
+        seconds: Training time, encoding of documents included, evaluation not.
+        best_step: Step of the best checkpoint, or None without dev data.
+        best_ndcg_at_10: Its nDCG@10 on the dev data, or None.
+    """
+
+    model: CrossEncoder
+    output: Path
+    history: list[dict[str, Any]]
+    steps: int
+    seconds: float
+    best_step: int | None
+    best_ndcg_at_10: float | None
+
+
+def train(
+    recipe: TrainingRecipe,
+    *,
+    model: CrossEncoder | None = None,
+    train_collection: Collection | None = None,
+    dev_collection: Collection | None = None,
+) -> TrainingResult:
+    """Train a re-ranker: MICE, or a plain cross-encoder where ``recipe.model`` is no MICE.
+
+    Writes the trained model to ``recipe.output`` as a Hub folder, and its checkpoints with ``recipe.json`` and
+    ``history.json`` to ``checkpoints/`` in it. Under ``torchrun`` each process calls this; the first one writes.
+
+    Args:
+        recipe: The recipe.
+        model: Takes the place of ``recipe.model``; is trained in place.
+        train_collection: Takes the place of ``recipe.train_data``; negatives are mined.
+        dev_collection: Takes the place of ``recipe.dev_data``.
+
+    Returns:
+        The model and the history.
+
+    Raises:
+        ImportError: If a package of the extra ``train`` is missing; the message names the extra.
+        FileNotFoundError: If an input is missing, or there is nothing to resume.
+        FileExistsError: If the output folder holds another run's checkpoints and ``recipe.resume`` is off.
+        ValueError: If the recipe does not fit the model or the data, or the loss is not finite (names step and rows;
+            the checkpoints so far stay).
+    """
+    rows = load_rows(recipe) if train_collection is None else mine_rows(train_collection, recipe)
+    if len(rows) < recipe.batch_size:
+        raise ValueError(f"batch_size: {recipe.batch_size} rows in a step, but there are only {len(rows)}")
+    if dev_collection is None and recipe.dev_data is not None:
+        dev_collection = read_beir(recipe.dev_data, recipe.dev_split)
+    checkpoints = Path(recipe.output) / "checkpoints"
+    arguments = training_arguments(recipe, checkpoints, dev_collection is not None)
+    description = describe_run(recipe, fingerprint(rows), arguments.world_size)
+    checkpoint = _starting_point(recipe, checkpoints, description)
+    set_seed(recipe.seed)
+    if model is None:
+        model = _load_model(recipe, str(arguments.device))
+    model.to(arguments.device)
+    arguments.learning_rate_mapping = learning_rates(recipe, model)
+
+    began = time.perf_counter()
+    stored = _freeze(recipe, model, rows)
+    schedule = Schedule(recipe, recipe.max_steps, time.perf_counter() - began)
+    if schedule.is_over_time:
+        raise ValueError(f"max_seconds: encoding the documents alone took {schedule.elapsed_seconds:.0f} seconds")
+    loss = choose_loss(recipe.loss, rows)
+    trainer = RerankerTrainer(
+        recipe,
+        schedule,
+        stored,
+        model=model,
+        args=arguments,
+        train_dataset=rows_to_dataset(rows, loss, recipe.label_scale),
+        loss=build_loss(loss, model),
+        evaluator=None if dev_collection is None else _evaluator(recipe, dev_collection),
+    )
+    if trainer.is_world_process_zero():
+        write_run(checkpoints, description)
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:
+        history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_dev_ndcg@10" in entry]
+        if trainer.is_world_process_zero():
+            write_json(checkpoints / HISTORY_FILE, history)
+    if trainer.is_world_process_zero():
+        model.save(recipe.output)
+    trainer.accelerator.wait_for_everyone()
+    return TrainingResult(
+        model,
+        Path(recipe.output),
+        history,
+        trainer.state.global_step,
+        schedule.elapsed_seconds,
+        trainer.state.best_global_step if dev_collection is not None else None,
+        trainer.state.best_metric,
+    )
+
+
+def _starting_point(recipe: TrainingRecipe, checkpoints: Path, description: dict[str, Any]) -> Path | None:
+    """The checkpoint to go on from, or None for a fresh start."""
+    if recipe.resume:
+        return find_checkpoint(checkpoints, description)
+    if list_checkpoints(checkpoints):
+        raise FileExistsError(
+            f"output: {checkpoints} holds checkpoints of an earlier run; go on with resume, or name another folder"
+        )
+    return None
+
+
+def _load_model(recipe: TrainingRecipe, device: str) -> CrossEncoder:
+    """MICE where the folder holds MICE, and any other cross-encoder or encoder as a plain ``CrossEncoder``."""
+    options: dict[str, Any] = {"device": device}
+    if recipe.max_length is not None:
+        options["max_length"] = recipe.max_length
+    if AutoConfig.from_pretrained(recipe.model).model_type == MiceConfig.model_type:
+        return MiceCrossEncoder(recipe.model, **options)
+    # The identity, as for MICE: a sigmoid reaches exactly 1.0 and makes ties.
+    return CrossEncoder(recipe.model, num_labels=1, activation_fn=torch.nn.Identity(), **options)
+
+
+def _freeze(recipe: TrainingRecipe, model: CrossEncoder, rows: list[TrainingRow]) -> dict[str, DocumentStates]:
+    """Freeze what the recipe freezes, and encode the documents where their states can no longer change."""
+    if not recipe.freeze_contextualization:
+        return {}
+    if not isinstance(model, MiceCrossEncoder):
+        raise ValueError(f"freeze_contextualization: {recipe.model} is not MICE, it has no contextualisation layers")
+    model.mice.backbone.requires_grad_(False)
+    if not recipe.stored_states:
+        return {}
+    texts = (text for row in rows for text in (row.positive, *row.negatives))
+    return encode_to_memory(model, texts, getattr(torch, recipe.stored_states_dtype))
+
+
+def _evaluator(recipe: TrainingRecipe, collection: Collection) -> RerankingEvaluator:
+    """Re-ranking of BM25's candidates on the dev data."""
+    query_ids = sample(list(collection.queries), recipe.dev_queries, recipe.seed)
+    chosen = Collection(
+        collection.name,
+        collection.corpus,
+        {query_id: collection.queries[query_id] for query_id in query_ids},
+        {query_id: collection.qrels[query_id] for query_id in query_ids},
+    )
+    candidates = BM25(chosen.corpus).search(chosen.queries, recipe.dev_top_k)
+    return RerankingEvaluator(chosen, candidates, "dev", keep_states=recipe.freeze_contextualization)
