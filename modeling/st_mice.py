@@ -178,7 +178,12 @@ class MiceTransformer(Transformer):
 
         Returns:
             ``features`` with ``scores``, ``(pairs, 1)``, float32 logits.
+
+        Raises:
+            ValueError: If ``preprocess`` was given single texts.
         """
+        if "query_index" not in features:
+            raise ValueError("Expected (query, document) pairs, got single texts.")
         model = self.model
         queries = model.encode_queries(features["query_ids"], features["query_mask"])
         documents = []
