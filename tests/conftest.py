@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
@@ -25,7 +25,7 @@ from mice_st import MiceCrossEncoder, convert
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 WORDS = (
-    "the a of in on to and is was who what where how many people live berlin city museum population river bridge "
+    "the of in on to and is was who what where how many people live berlin city museum population river bridge "
     "capital germany list sort file read write open close path string number function returns python cat dog bird"
 )
 VOCABULARY = [
@@ -158,6 +158,7 @@ def mice_folder(cross_encoder_folder: Path, tmp_path_factory: pytest.TempPathFac
         cross_encoder_folder, 2, 2, exact_match=True, pooled_residual=True, query_max_length=16, document_max_length=32
     )
     shake(model, seed=3)
+    model.mice.pooled_residual_log_scale.data.fill_(0.7)  # scores near 1: seven digits behind the point
     model.save(str(folder))
     return folder
 
@@ -166,6 +167,12 @@ def mice_folder(cross_encoder_folder: Path, tmp_path_factory: pytest.TempPathFac
 def mice(mice_folder: Path) -> MiceCrossEncoder:
     """The model of ``mice_folder``. Shared: a test that changes it makes its own."""
     return MiceCrossEncoder(str(mice_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def stock(mice_folder: Path) -> CrossEncoder:
+    """sentence-transformers' own class on the same folder; shared as well."""
+    return CrossEncoder(str(mice_folder), trust_remote_code=True, device="cpu")
 
 
 @pytest.fixture(scope="session")
