@@ -18,8 +18,12 @@ from torch import Tensor, nn
 from tqdm.autonotebook import tqdm
 
 from mice_st.hub_folder import MODULE_REFERENCE, complete_hub_folder
+from mice_st.modeling.interaction import score_documents
 from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
 from mice_st.modeling.st_mice import MiceTransformer, check_pair, check_text, is_states, pad_ids
+
+ENCODE_TOKENS = 8192  # padded tokens of one forward pass: larger batches are no faster on a CPU
+BLOCK_TOKENS = 131_072  # tokens whose states are in memory while pairs are scored: 200 MB at a width of 384
 
 
 class MiceCrossEncoder(CrossEncoder):
@@ -57,7 +61,7 @@ class MiceCrossEncoder(CrossEncoder):
         return nn.Identity()
 
     def encode_documents(
-        self, documents: Sequence[str], batch_tokens: int = 8192, show_progress_bar: bool | None = None
+        self, documents: Sequence[str], batch_tokens: int = ENCODE_TOKENS, show_progress_bar: bool | None = None
     ) -> list[DocumentStates]:
         """Contextualise documents once, without any query.
 
@@ -75,9 +79,11 @@ class MiceCrossEncoder(CrossEncoder):
         refuse_single_text(documents)
         encoded: list[DocumentStates | None] = [None] * len(documents)
         ids = self.module.tokenize_side(documents, "document")
-        for positions, batch in self._encode_batches(ids, batch_tokens, show_progress_bar):
-            for position, states in zip(positions, batch.unpad(), strict=True):
-                encoded[position] = states
+        with make_progress_bar(len(documents), "Documents", show_progress_bar) as progress:
+            for positions, batch in self._encode_batches(ids, batch_tokens):
+                for position, states in zip(positions, batch.unpad(), strict=True):
+                    encoded[position] = states
+                progress.update(len(positions))
         self.module.report_cut_texts()
         return encoded
 
@@ -219,60 +225,62 @@ class MiceCrossEncoder(CrossEncoder):
 
     @torch.inference_mode()
     def _score_pairs(self, pairs: list[tuple[str, Any]], batch_size: int, show_progress_bar: bool | None) -> Tensor:
-        """Score pairs in the order of their documents' lengths, encoding each document once."""
+        """Score pairs query by query over blocks of documents; within a block each text is encoded once."""
         self.eval()
-        queries = {query: place for place, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
-        texts = list(dict.fromkeys(document for _, document in pairs if not is_states(document)))
-        rows_of: dict[Any, list[int]] = {}
-        stored = {}
-        for row, (_, document) in enumerate(pairs):
-            if is_states(document):
-                stored[id(document)] = document
-            rows_of.setdefault(id(document) if is_states(document) else document, []).append(row)
-        query_index = torch.tensor([queries[query] for query, _ in pairs], device=self.device)
-        query_ids, query_mask = pad_ids(self.module.tokenize_side(list(queries), "query")) if pairs else (None, None)
         scores = torch.empty(len(pairs), device=self.device)
-        if not pairs:
-            return scores
-        encoded_queries = self.mice.encode_queries(query_ids.to(self.device), query_mask.to(self.device))
-        names = [f"pair {rows_of[text][0]}: the document" for text in texts]
-        document_ids = self.module.tokenize_side(texts, "document", names)
+        rows_of: dict[str, dict[Any, list[int]]] = {}  # query -> document -> rows
+        stored: dict[int, DocumentStates] = {}
+        for row, (query, document) in enumerate(pairs):
+            key = id(document) if is_states(document) else document
+            if is_states(document):
+                stored[key] = document
+            rows_of.setdefault(query, {}).setdefault(key, []).append(row)
+        texts = list(dict.fromkeys(document for _, document in pairs if not is_states(document)))
+        queries = dict(zip(rows_of, self._encode_queries(list(rows_of)), strict=True))
+        ids = self.module.tokenize_side(texts, "document", [f"document {text[:40]!r}" for text in texts])
         self.module.report_cut_texts()
 
-        def score_batch(keys: list[Any], documents: EncodedTexts) -> None:
-            rows = [row for key in keys for row in rows_of[key]]
-            places = [place for place, key in enumerate(keys) for _ in rows_of[key]]
-            for start in range(0, len(rows), batch_size):
-                part = torch.tensor(rows[start : start + batch_size], device=self.device)
-                place = torch.tensor(places[start : start + batch_size], device=self.device)
-                logits = self.mice.score(encoded_queries.select(query_index[part]), documents.select(place))
-                scores[part] = logits.squeeze(-1)
+        def score_block(block: dict[Any, DocumentStates]) -> None:
+            for query, documents in rows_of.items():
+                keys = [key for key in documents if key in block]
+                logits = score_documents(self.mice, queries[query], [block[key] for key in keys], batch_size)
+                for key, logit in zip(keys, logits, strict=True):
+                    scores[documents[key]] = logit
 
-        for positions, batch in self._encode_batches(document_ids, batch_size * 256, show_progress_bar):
-            score_batch([texts[position] for position in positions], batch)
-        by_length = sorted(stored.items(), key=lambda item: len(item[1]))
-        for start in range(0, len(by_length), batch_size):
-            keys, documents = zip(*by_length[start : start + batch_size], strict=True)
-            score_batch(list(keys), EncodedTexts.pad(documents, self.mice.dtype, self.device))
+        progress = make_progress_bar(len(texts), "Documents", show_progress_bar)
+        with progress:
+            for start, stop in token_blocks([len(row) for row in ids], BLOCK_TOKENS):
+                block: dict[Any, DocumentStates] = {}
+                for positions, batch in self._encode_batches(ids[start:stop], ENCODE_TOKENS):
+                    keys = [texts[start + position] for position in positions]
+                    block |= zip(keys, batch.unpad(), strict=True)
+                    progress.update(len(positions))
+                score_block(block)
+        if stored:
+            score_block(stored)
         return scores
 
+    def _encode_queries(self, queries: list[str]) -> list[EncodedTexts]:
+        """Contextualise queries, prompts included: one batch of one per query, without padding."""
+        ids = self.module.tokenize_side(queries, "query")
+        encoded: dict[int, EncodedTexts] = {}
+        for positions, batch in self._encode_batches(ids, ENCODE_TOKENS):
+            for place, position in enumerate(positions):
+                tokens = len(ids[position])
+                encoded[position] = EncodedTexts(*(field[place : place + 1, :tokens] for field in batch))
+        return [encoded[position] for position in range(len(queries))]
+
     @torch.inference_mode()
-    def _encode_batches(
-        self, ids: list[list[int]], batch_tokens: int, show_progress_bar: bool | None
-    ) -> Iterator[tuple[list[int], EncodedTexts]]:
-        """Encode tokenised documents, longest first, in batches of at most ``batch_tokens`` padded tokens."""
+    def _encode_batches(self, ids: list[list[int]], batch_tokens: int) -> Iterator[tuple[list[int], EncodedTexts]]:
+        """Encode tokenised texts, longest first, in batches of at most ``batch_tokens`` padded tokens."""
         self.eval()
         order = sorted(range(len(ids)), key=lambda position: -len(ids[position]))
-        progress = tqdm(
-            total=len(ids), desc="Documents", disable=show_progress_bar is False, delay=0 if show_progress_bar else 2
-        )
-        with progress:
-            while order:
-                count = max(1, batch_tokens // len(ids[order[0]]))
-                positions, order = order[:count], order[count:]
-                input_ids, mask = pad_ids([ids[position] for position in positions])
-                yield positions, self.mice.encode_documents(input_ids.to(self.device), mask.to(self.device))
-                progress.update(len(positions))
+        while order:
+            count = max(1, batch_tokens // len(ids[order[0]]))
+            positions, order = order[:count], order[count:]
+            input_ids, mask = pad_ids([ids[position] for position in positions])
+            # Queries and documents share the contextualisation layers.
+            yield positions, self.mice.encode_documents(input_ids.to(self.device), mask.to(self.device))
 
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:
         """Save the folder that goes to the Hub: weights, tokenizer, configs and the modelling code itself.
@@ -296,3 +304,20 @@ def refuse_single_text(documents: Any) -> None:
     """A string is a sequence of characters; where documents are wanted it is a mistake."""
     if isinstance(documents, (str, bytes)):
         raise ValueError(f"documents: expected a list of texts, got one {type(documents).__name__}.")
+
+
+def make_progress_bar(total: int, description: str, show: bool | None) -> tqdm:
+    """A progress bar; ``show=None`` lets it appear only after two seconds."""
+    return tqdm(total=total, desc=description, disable=show is False, delay=0 if show else 2)
+
+
+def token_blocks(lengths: list[int], block_tokens: int) -> Iterator[tuple[int, int]]:
+    """Cut texts of these lengths into consecutive ``(start, stop)`` of at most ``block_tokens``, one text at least."""
+    start = tokens = 0
+    for position, length in enumerate(lengths):
+        if tokens and tokens + length > block_tokens:
+            yield start, position
+            start, tokens = position, 0
+        tokens += length
+    if start < len(lengths):
+        yield start, len(lengths)

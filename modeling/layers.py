@@ -109,18 +109,47 @@ class MiceExactMatch(nn.Module):
         return self.output(self.value(matched_states))
 
 
-def average_matches(queries: EncodedTexts, documents: EncodedTexts, special_ids: Sequence[int]) -> Tensor:
+class MiceMatchResidual(nn.Module):
+    """What exact matches add to the score directly: the sum over matched query tokens of a learned term weight.
+
+    A token's weight is ``softplus(u(query state)) * softplus(v(matched document states))``, as in uniCOIL
+    (arXiv 2106.14807) but from both sides. The gate starts at zero, so that a conversion starts where its source was.
+    """
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__()
+        self.query_weight = nn.Linear(config.hidden_size, 1)
+        self.document_weight = nn.Linear(config.hidden_size, 1)
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, query_states: Tensor, matched_states: Tensor, is_matched: Tensor) -> Tensor:
+        """``(B, Q, h)`` twice and ``(B, Q)`` from ``average_matches`` to ``(B, 1)``, float32."""
+        with torch.autocast(query_states.device.type, enabled=False):
+            query = F.softplus(_linear32(self.query_weight, query_states))
+            document = F.softplus(_linear32(self.document_weight, matched_states))
+            weights = (query * document).squeeze(-1) * is_matched  # (B, Q)
+            return self.gate.float() * weights.sum(-1, keepdim=True)
+
+
+def _linear32(layer: nn.Linear, rows: Tensor) -> Tensor:
+    return F.linear(rows.float(), layer.weight.float(), layer.bias.float())
+
+
+def average_matches(
+    queries: EncodedTexts, documents: EncodedTexts, special_ids: Sequence[int]
+) -> tuple[Tensor, Tensor]:
     """Mean of the document states whose token id equals the query token's.
 
     Returns:
-        ``(B, Q, h)``; zero for tokens without a match and for special tokens.
+        ``(B, Q, h)``, zero for tokens without a match and for special tokens; and ``(B, Q)``, bool, where a match is.
     """
     special = torch.tensor(special_ids, device=queries.input_ids.device)
     match = queries.input_ids.unsqueeze(2) == documents.input_ids.unsqueeze(1)  # (B, Q, D)
     match &= documents.attention_mask.unsqueeze(1) & queries.attention_mask.unsqueeze(2)
     match &= ~torch.isin(queries.input_ids, special).unsqueeze(2)
     weights = match.to(documents.states.dtype)
-    return (weights / weights.sum(-1, keepdim=True).clamp(min=1.0)) @ documents.states
+    averages = (weights / weights.sum(-1, keepdim=True).clamp(min=1.0)) @ documents.states
+    return averages, match.any(-1)
 
 
 class MiceInteractionLayer(GradientCheckpointingLayer):

@@ -29,7 +29,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .layers import MiceInteractionLayer, average_matches
+from .layers import MiceInteractionLayer, MiceMatchResidual, average_matches
 from .states import DocumentStates, EncodedTexts
 
 BACKBONE_TYPES = ("bert",)
@@ -55,6 +55,7 @@ class MiceConfig(PretrainedConfig):
             from an embedding model starts as that embedding model. Off is the paper.
         pooling: How the pooled residual pools contextualised states: ``"mean"`` over all tokens, or ``"cls"``.
         exact_match: An exact-match head ("Lex") in every interaction layer.
+        match_residual: Adds a learned weight of every exactly matched query token to the score. Off is the paper.
         query_max_length: Longest query, in tokens, [CLS] and [SEP] included. Longer ones are cut.
         document_max_length: Longest document, in tokens, [CLS] and [SEP] included. Longer ones are cut.
         cls_token_id: Token id that starts a text.
@@ -79,6 +80,7 @@ class MiceConfig(PretrainedConfig):
         pooled_residual: bool = False,
         pooling: str = "mean",
         exact_match: bool = False,
+        match_residual: bool = False,
         query_max_length: int = 64,
         document_max_length: int = 512,
         cls_token_id: int = 101,
@@ -100,6 +102,7 @@ class MiceConfig(PretrainedConfig):
         self.pooled_residual = pooled_residual
         self.pooling = pooling
         self.exact_match = exact_match
+        self.match_residual = match_residual
         self.query_max_length = query_max_length
         self.document_max_length = document_max_length
         self.cls_token_id = cls_token_id
@@ -192,6 +195,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         if config.pooled_residual:
             # Cosines lie in [-1, 1]: 20 is the usual scale of embedding models' own losses.
             self.pooled_residual_log_scale = nn.Parameter(torch.full((1,), math.log(20.0)))
+        self.match_residual = MiceMatchResidual(config) if config.match_residual else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -243,16 +247,18 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         if not self.config.query_attends_cls:
             query_mask[:, :, 1:, 0] = False  # (B, 1, Q, Q)
         document_mask = documents.attention_mask[:, None, None, :]  # (B, 1, 1, D)
-        matched_states = None
-        if self.config.exact_match:
+        matched_states, is_matched = None, None
+        if self.config.exact_match or self.config.match_residual:
             special_ids = (self.config.cls_token_id, self.config.sep_token_id)
-            matched_states = average_matches(queries, documents, special_ids)
+            matched_states, is_matched = average_matches(queries, documents, special_ids)
         rows = queries.states
         for layer in self.interaction:
             rows = layer(rows, documents.states, query_mask, document_mask, matched_states)
         logits = self.head(rows[:, 0])
         if self.config.pooled_residual:
             logits = logits + self.residual(self.pool(queries), self.pool(documents))
+        if self.match_residual is not None:
+            logits = logits + self.match_residual(queries.states, matched_states, is_matched)
         self.check_finite(logits)
         return logits
 
