@@ -20,7 +20,14 @@ from tqdm.autonotebook import tqdm
 from mice_st.hub_folder import MODULE_REFERENCE, complete_hub_folder
 from mice_st.modeling.interaction import score_documents
 from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
-from mice_st.modeling.st_mice import MiceTransformer, check_pair, check_text, is_states, pad_ids
+from mice_st.modeling.st_mice import (
+    CHARACTERS_PER_TOKEN,
+    MiceTransformer,
+    check_pair,
+    check_text,
+    is_states,
+    pad_ids,
+)
 
 ENCODE_TOKENS = 8192  # padded tokens of one forward pass: larger batches are no faster on a CPU
 BLOCK_TOKENS = 131_072  # tokens whose states are in memory while pairs are scored: 200 MB at a width of 384
@@ -137,8 +144,8 @@ class MiceCrossEncoder(CrossEncoder):
                 pairs[row] = pair = pair.tolist()
             query, document = check_pair(pair, row)
             check_text(query, f"pair {row}: the query")
-            if not is_states(document) and not isinstance(document, str):
-                check_text(document, f"pair {row}: the document")
+            if not is_states(document):
+                check_text(document, f"pair {row}: the document", self.max_seq_length * CHARACTERS_PER_TOKEN)
         if pool is not None or isinstance(device, list):
             return super().predict(
                 pairs[0] if is_single_pair else pairs,
