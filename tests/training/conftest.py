@@ -1,0 +1,81 @@
+"""A collection that a tiny model can learn, and recipes for it."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from mice_st.collection import Collection, write_beir
+from mice_st.training import TrainingRecipe
+
+
+@pytest.fixture(scope="session")
+def toy(tokenizer: PreTrainedTokenizerFast) -> Collection:
+    """24 documents of four words; a query is three words of its document."""
+    words = [token for token in tokenizer.get_vocab() if len(token) > 2 and token.isalpha()]
+    generator = random.Random(0)
+    texts = [generator.sample(sorted(words), 4) for _ in range(24)]
+    return Collection(
+        "toy",
+        {f"d{place}": " ".join(text) for place, text in enumerate(texts)},
+        {f"q{place}": " ".join(text[:3]) for place, text in enumerate(texts)},
+        {f"q{place}": {f"d{place}": 1} for place in range(24)},
+    )
+
+
+@pytest.fixture(scope="session")
+def toy_folder(toy: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The collection in BEIR layout, judgements as train and dev."""
+    folder = tmp_path_factory.mktemp("toy")
+    write_beir(toy, folder, "train")
+    write_beir(toy, folder, "dev")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def still_mice_folder(mice_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``mice_folder`` without dropout: its losses can be compared to the last digits."""
+    folder = tmp_path_factory.mktemp("still") / "mice"
+    shutil.copytree(mice_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["backbone_config"] |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def recipe(mice_folder: Path, toy_folder: Path, tmp_path: Path) -> Callable[..., TrainingRecipe]:
+    """``recipe(**fields)``: a short run over the toy collection."""
+
+    def make(**fields: Any) -> TrainingRecipe:
+        defaults = {
+            "model": str(mice_folder),
+            "train_data": str(toy_folder),
+            "output": str(tmp_path / "output"),
+            "batch_size": 8,
+            "negatives": 3,
+            "learning_rate": 1e-3,
+            "interaction_learning_rate_factor": 1.0,
+            "head_learning_rate_factor": 1.0,
+            "cpu": True,
+        }
+        return TrainingRecipe(**{**defaults, **fields})
+
+    return make
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> Callable[..., str]:
+    """``write_rows(*rows)``: a JSON Lines file of them; a string is a line as it is."""
+
+    def write(*rows: Any) -> str:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        return str(path)
+
+    return write
