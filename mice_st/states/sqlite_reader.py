@@ -14,20 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, LifoQueue
-from typing import TYPE_CHECKING
 
-import numpy as np
-from torch import Tensor
-
-from . import rows as row_checks
+from .base import Known, StoreBase, check_ids
 from .errors import StoreCorruptError, StoreError, UnknownDocumentError
 from .packed import PackedStates
-from .rows import DocumentRow, Packer, RowFormat, StateRow
+from .rows import DocumentRow, Packer, StateRow
 from .sqlite_files import PAGE_BYTES, connect_reader, translated
-from .store import Fingerprint, VerifyReport
-
-if TYPE_CHECKING:
-    from mice_st.modeling.modeling_mice import DocumentStates
+from .store import VerifyReport
 
 PAGE_ROWS = 1000  # light rows read per query by ids(), texts() and pooled()
 FETCH_ROWS = 64  # heavy rows held at once, so that they are checked and copied while in cache
@@ -38,7 +31,7 @@ SELECT wanted.key, d.key, s.id, s.content_hash, s.n_tokens, s.crc, s.input_ids, 
 FROM json_each(?) AS wanted LEFT JOIN documents AS d ON d.id = wanted.value LEFT JOIN states AS s ON s.key = d.key
 """
 _FIND = """
-SELECT wanted.value, d.key, d.id, d.content_hash, d.text IS NOT NULL, d.pooled IS NOT NULL
+SELECT wanted.value, d.id, d.content_hash, d.text IS NOT NULL, d.pooled IS NOT NULL, d.key
 FROM json_each(?) AS wanted LEFT JOIN documents AS d ON d.id = wanted.value
 """
 _DOCUMENTS = """
@@ -47,16 +40,13 @@ SELECT key, id, content_hash, n_tokens, crc, text, pooled FROM documents WHERE k
 _STATE = "SELECT id, content_hash, n_tokens, crc, input_ids, scales, payload FROM states WHERE key = ?"
 
 
-class SqliteReader:
+class SqliteReader(StoreBase):
     """The reading half of ``SqliteStore``; see ``mice_st.states.store.Store`` for what each method promises.
 
     Args:
         path: The database.
         threads: Threads that read large batches.
     """
-
-    _fingerprint: Fingerprint
-    _format: RowFormat
 
     def __init__(self, path: Path, threads: int) -> None:
         self.path = path
@@ -66,11 +56,6 @@ class SqliteReader:
         self._writing = threading.RLock()
         self._writer: sqlite3.Connection | None = None
         self._pool: ThreadPoolExecutor | None = None
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """What made the states."""
-        return self._fingerprint
 
     @contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:
@@ -132,42 +117,34 @@ class SqliteReader:
 
         Fewer than 256 documents come from one commit. More are read by threads, and may mix two commits if a writer is at work.
         """
-        row_checks.check_ids(ids)
+        check_ids(ids)
         if self._closed:
             raise ValueError(f"{self.path}: the store is closed")
-        pending = self._writer is not None and self._writer.in_transaction  # seen by the writer's own connection alone
-        parallel = len(ids) >= PARALLEL_IDS and self.threads > 1 and not pending
+        parallel = len(ids) >= PARALLEL_IDS and self.threads > 1
         packer, unknown = self._read_by_threads(list(ids)) if parallel else self._read(list(ids))
         if unknown:
             raise UnknownDocumentError(unknown)
         return packer.packed()
 
-    def document(self, id_: str) -> DocumentStates:
-        """One document, decoded to float32."""
-        return self.get([id_]).document(0)
-
-    def _find(self, ids: Sequence[str]) -> list[tuple]:
-        """For each id: itself, key or None, stored id, hash, whether there is a text, whether there is a pooled vector."""
-        row_checks.check_ids(ids)
+    def _find(self, ids: Sequence[str]) -> list[Known]:
+        """What is known of each id, in order."""
+        check_ids(ids)
         with self._reader() as connection:
             found = connection.execute(_FIND, (json.dumps(list(ids), ensure_ascii=False),)).fetchall()
-        if [row[0] for row in found] != list(ids) or any(row[1] is not None and row[2] != row[0] for row in found):
+        known = [Known._make(row[1:]) for row in found]
+        if [row[0] for row in found] != list(ids) or any(
+            k.key is not None and k.id != i for k, i in zip(known, ids, strict=True)
+        ):
             raise StoreCorruptError(f"{self.path}: the index of ids is damaged")
-        return found
-
-    def stale(self, ids: Sequence[str], hashes: Sequence[str]) -> list[str]:
-        """Ids that are missing or stored under another hash."""
-        return [row[0] for row, wanted in zip(self._find(ids), hashes, strict=True) if row[3] != wanted]
-
-    def missing(self, ids: Sequence[str]) -> list[str]:
-        """Ids that are not stored."""
-        return [row[0] for row in self._find(ids) if row[1] is None]
+        return [
+            k if k.key is not None else k._replace(id=id_, content_hash=None) for k, id_ in zip(known, ids, strict=True)
+        ]
 
     def __len__(self) -> int:
         with self._reader() as connection:
             return int(connection.execute("SELECT count(*) FROM documents").fetchone()[0])
 
-    def _documents(self) -> Iterator[tuple[int, DocumentRow]]:
+    def _documents_by_key(self) -> Iterator[tuple[int, DocumentRow]]:
         """Light rows, unchecked, with their keys, in the order they were first put; no transaction stays open in between."""
         key = -1
         while True:
@@ -181,32 +158,8 @@ class SqliteReader:
             if len(page) < PAGE_ROWS:
                 return
 
-    def _checked_documents(self) -> Iterator[DocumentRow]:
-        for _, row in self._documents():
-            self._format.check_document(row)
-            yield row
-
-    def ids(self) -> Iterator[str]:
-        """All ids, in the order they were first put."""
-        return (row.id for row in self._checked_documents())
-
-    def texts(self) -> Iterator[tuple[str, str]]:
-        """All ids with their texts, in the order of ``ids``."""
-        for row in self._checked_documents():
-            if row.text is None:
-                raise StoreError(f"document {row.id!r} was put without its text")
-            yield row.id, row.text
-
-    def pooled(self) -> tuple[list[str], Tensor]:
-        """All ids with their pooled vectors, in the order of ``ids``."""
-        ids: list[str] = []
-        vectors: list[np.ndarray] = []
-        for row in self._checked_documents():
-            if row.pooled is None:
-                raise StoreError(f"document {row.id!r} was put without a pooled vector")
-            ids.append(row.id)
-            vectors.append(row_checks.read_pooled(row.pooled))
-        return ids, row_checks.stack_pooled(ids, vectors)
+    def _documents(self) -> Iterator[DocumentRow]:
+        return (row for _, row in self._documents_by_key())
 
     def verify(self) -> VerifyReport:
         """Read and check everything: SQLite's own structures, every row's CRC, and that the two tables agree."""
@@ -223,7 +176,7 @@ class SqliteReader:
                 n_documents, n_states = counts.fetchone()
             if n_documents != n_states:
                 problems.append(f"{n_documents} documents but {n_states} states")
-            for key, light in self._documents():
+            for key, light in self._documents_by_key():
                 try:
                     tokens += self._verify_one(key, light)
                     documents += 1

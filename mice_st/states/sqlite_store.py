@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sqlite3
@@ -9,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from .errors import StoreError, StoreNotFoundError, StoreReadOnlyError, UnknownDocumentError
-from .rows import DocumentRow, RowFormat, StateRow, check_put
+from .rows import DocumentRow, RowFormat, StateRow
 from .sqlite_files import connect, create, lock_writer, read_fingerprint, translated
 from .sqlite_reader import SqliteReader
 from .store import CompactReport, Fingerprint, PutReport
@@ -110,24 +111,14 @@ class SqliteStore(SqliteReader):
         """Add or replace documents; one whose stored hash is equal is left alone."""
         if self.read_only:
             raise StoreReadOnlyError(f"{self.path}: opened for reading")
-        check_put(ids, documents, hashes, texts, pooled)
         with self._writing:
-            report, keys, states, lights = PutReport(), [], [], []
-            with self._reader() as connection:
-                next_key = int(connection.execute("SELECT coalesce(max(key), 0) + 1 FROM documents").fetchone()[0])
-            for i, (_, key, _, stored, has_text, has_pooled) in enumerate(self._find(ids)):
-                lacks = (texts is not None and not has_text) or (pooled is not None and not has_pooled)
-                if key is not None and stored == hashes[i] and not lacks:
-                    report.unchanged.append(ids[i])
-                    continue
-                (report.added if key is None else report.changed).append(ids[i])
-                keys.append(key if key is not None else next_key + len(report.added) - 1)
-                states.append(self._format.state_row(ids[i], hashes[i], documents[i]))
-                text = None if texts is None else texts[i]
-                vector = None if pooled is None else pooled[i]
-                lights.append(self._format.document_row(states[-1], text, vector))
-            if keys:
-                self._write(keys, states, lights)
+            report, changes = self._encode(ids, documents, hashes, texts, pooled)
+            if changes:
+                with self._reader() as connection:
+                    highest = connection.execute("SELECT coalesce(max(key), 0) FROM documents").fetchone()[0]
+                free = itertools.count(highest + 1)
+                keys = [next(free) if known.key is None else known.key for known, _, _ in changes]
+                self._write(keys, [state for _, state, _ in changes], [light for _, _, light in changes])
             return report
 
     def _write(self, keys: list[int], states: list[StateRow], documents: list[DocumentRow]) -> None:
@@ -143,12 +134,12 @@ class SqliteStore(SqliteReader):
         """Remove documents; an unknown id removes none."""
         with self._writing:
             found = self._find(ids)
-            unknown = [row[0] for row in found if row[1] is None]
+            unknown = [known.id for known in found if known.key is None]
             if unknown:
                 raise UnknownDocumentError(unknown)
             with self._changing() as writer:
                 for table in ("states", "documents"):
-                    writer.executemany(f"DELETE FROM {table} WHERE key = ?", [(row[1],) for row in found])
+                    writer.executemany(f"DELETE FROM {table} WHERE key = ?", [(known.key,) for known in found])
 
     def commit(self) -> None:
         """Make everything put and deleted so far durable: it is on the disk when this returns."""
@@ -187,13 +178,3 @@ class SqliteStore(SqliteReader):
         finally:
             if self._lock is not None:
                 os.close(self._lock)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        try:
-            if args[0] is None and not self.read_only and not self._closed:
-                self.commit()
-        finally:
-            self.close()

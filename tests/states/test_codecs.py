@@ -56,8 +56,8 @@ def test_bytes_per_token_are_what_encode_returns(name: str, width: int, size: in
 @settings(max_examples=200, deadline=None)
 @given(matrices, st.sampled_from(sorted(CODECS)))
 def test_error_stays_within_the_bound(states: torch.Tensor, name: str) -> None:
-    if name == "fp16" and states.numel() and float(states.abs().max()) > 65504:
-        return  # refused, see below
+    levels = {"fp32": 2.0**60, "fp16": 1, "int8": 127, "int4": 7}[name]
+    states = states.clamp(-65504.0 * levels, 65504.0 * levels)  # beyond, they are refused: see below
     codec = get_codec(name)
     payload, scales = codec.encode(states)
     error = (codec.decode(payload, scales, states.shape[1]) - states).abs()

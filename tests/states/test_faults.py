@@ -27,6 +27,9 @@ from tests.states.made import (
     versions_of,
 )
 
+# Said at every fork once Lance is imported by a test beside these; the children use SQLite alone.
+pytestmark = pytest.mark.filterwarnings("ignore:lance is not fork-safe")
+
 IDS = [f"doc{i}" for i in range(60)]
 
 
