@@ -49,6 +49,16 @@ COMMANDS = {
         "mice_st.training.recipe:TrainingRecipe",
         "mice_st.cli:run_train",
     ),
+    "rank": Command(
+        "re-rank the documents of a file for one query",
+        "mice_st.rank_command:RankOptions",
+        "mice_st.rank_command:run_rank",
+    ),
+    "demo": Command(
+        "convert, train, save, load and re-rank, on the documentation of the installed Python",
+        "mice_st.demo:DemoOptions",
+        "mice_st.demo:run_demo",
+    ),
 }
 
 
@@ -63,6 +73,10 @@ class ConvertOptions:
     )
     interaction_layers: int | None = field(
         default=None, metadata={"help": "Layers above them; by default 2 for an embedding model, 3 otherwise."}
+    )
+    interaction_hidden_size: int | None = field(
+        default=None,
+        metadata={"help": "Narrower interaction layers and document states (default: the backbone's width)."},
     )
     seed_layers: list[int] | None = field(
         default=None, metadata={"help": "Backbone layer (from 0) that each interaction layer starts as a copy of."}
@@ -80,6 +94,9 @@ class ConvertOptions:
     pooled_residual: bool | None = field(
         default=None,
         metadata={"help": "Add the scaled cosine of pooled states to the score (default: for an embedding model)."},
+    )
+    match_residual: bool | None = field(
+        default=None, metadata={"help": "Add learned weights of exactly matched tokens to the score (default: false)."}
     )
     pooling: Literal["mean", "cls"] | None = field(
         default=None, metadata={"help": "How the pooled residual pools (default: as the embedding model does)."}

@@ -115,6 +115,10 @@ def convert(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MiceForSequenceClassification(config)
+        if config.interaction_hidden_size is not None:
+            # One orthogonal map on both sides: cosines of narrow states start near those of wide ones.
+            torch.nn.init.orthogonal_(model.document_projection.weight)
+            model.query_projection.weight.data.copy_(model.document_projection.weight.data)
     if config.pooled_residual:
         torch.nn.init.zeros_(model.classifier.weight)  # the score starts as the embedding model's own
     report = _place(model, read, seeds)
@@ -211,25 +215,29 @@ def _place(model: MiceForSequenceClassification, read: _Source, seeds: list[int]
         layer = int(key.split(".")[2]) if key.startswith("encoder.layer.") else -1
         if layer < below and not key.startswith("pooler."):
             wanted[f"backbone.{key}"] = key
-    for place, layer in enumerate(seeds):
+    is_narrow = model.config.interaction_hidden_size is not None  # then nothing of the backbone's width fits on top
+    for place, layer in enumerate([] if is_narrow else seeds):
         for name, origin in (BERT_LAYER | CROSS_SEED).items():
             for kind in ("weight", "bias"):
                 wanted[f"interaction.{place}.{name}.{kind}"] = f"encoder.layer.{layer}.{origin}.{kind}"
-    if model.config.pooler:
+    if model.config.pooler and not is_narrow:
         wanted |= {f"pooler.{kind}": f"pooler.dense.{kind}" for kind in ("weight", "bias")}
-    wanted |= {key: key for key in read.classifier}
+    wanted |= {} if is_narrow else {key: key for key in read.classifier}
     tensors = read.backbone | read.classifier
     if missing := sorted(set(wanted.values()) - set(tensors)):
         raise ValueError(f"The source lacks {missing}.")
     if astray := sorted(set(wanted) - set(target)):
         raise ValueError(f"MICE has no place for {[wanted[key] for key in astray]} of the source.")
+    droppable = ("encoder.layer.", "pooler.") + (tuple(read.classifier) if is_narrow else ())
     dropped = sorted(set(tensors) - set(wanted.values()))
-    unknown = [key for key in dropped if not key.startswith(("encoder.layer.", "pooler."))]
+    unknown = [key for key in dropped if not key.startswith(droppable)]
     unknown += [key for key in read.unread if not key.startswith("cls.")]  # heads of BERT's pre-training
     if unknown:
         raise ValueError(f"Left over of the source: {unknown}.")
     fresh = [key for key in target if key not in wanted]
     known = ("classifier.", "pooled_residual_log_scale", "match_residual.")
+    if is_narrow:
+        known += ("interaction.", "pooler.", "query_projection.", "document_projection.")
     if lost := [key for key in fresh if not key.startswith(known) and ".exact_match." not in key]:
         raise ValueError(f"The source has nothing for {lost}.")
     model.load_state_dict({key: tensors[origin] for key, origin in wanted.items()}, strict=False)

@@ -87,7 +87,7 @@ class MiceCrossEncoder(CrossEncoder):
         encoded: list[DocumentStates | None] = [None] * len(documents)
         ids = self.module.tokenize_side(documents, "document")
         with make_progress_bar(len(documents), "Documents", show_progress_bar) as progress:
-            for positions, batch in self._encode_batches(ids, batch_tokens):
+            for positions, batch in self._encode_batches(ids, batch_tokens, self.mice.encode_documents):
                 for position, states in zip(positions, batch.unpad(), strict=True):
                     encoded[position] = states
                 progress.update(len(positions))
@@ -258,7 +258,9 @@ class MiceCrossEncoder(CrossEncoder):
         with progress:
             for start, stop in token_blocks([len(row) for row in ids], BLOCK_TOKENS):
                 block: dict[Any, DocumentStates] = {}
-                for positions, batch in self._encode_batches(ids[start:stop], ENCODE_TOKENS):
+                for positions, batch in self._encode_batches(
+                    ids[start:stop], ENCODE_TOKENS, self.mice.encode_documents
+                ):
                     keys = [texts[start + position] for position in positions]
                     block |= zip(keys, batch.unpad(), strict=True)
                     progress.update(len(positions))
@@ -271,14 +273,16 @@ class MiceCrossEncoder(CrossEncoder):
         """Contextualise queries, prompts included: one batch of one per query, without padding."""
         ids = self.module.tokenize_side(queries, "query")
         encoded: dict[int, EncodedTexts] = {}
-        for positions, batch in self._encode_batches(ids, ENCODE_TOKENS):
+        for positions, batch in self._encode_batches(ids, ENCODE_TOKENS, self.mice.encode_queries):
             for place, position in enumerate(positions):
                 tokens = len(ids[position])
                 encoded[position] = EncodedTexts(*(field[place : place + 1, :tokens] for field in batch))
         return [encoded[position] for position in range(len(queries))]
 
     @torch.inference_mode()
-    def _encode_batches(self, ids: list[list[int]], batch_tokens: int) -> Iterator[tuple[list[int], EncodedTexts]]:
+    def _encode_batches(
+        self, ids: list[list[int]], batch_tokens: int, encode: Callable[[Tensor, Tensor], EncodedTexts]
+    ) -> Iterator[tuple[list[int], EncodedTexts]]:
         """Encode tokenised texts, longest first, in batches of at most ``batch_tokens`` padded tokens."""
         self.eval()
         order = sorted(range(len(ids)), key=lambda position: -len(ids[position]))
@@ -286,8 +290,7 @@ class MiceCrossEncoder(CrossEncoder):
             count = max(1, batch_tokens // len(ids[order[0]]))
             positions, order = order[:count], order[count:]
             input_ids, mask = pad_ids([ids[position] for position in positions])
-            # Queries and documents share the contextualisation layers.
-            yield positions, self.mice.encode_documents(input_ids.to(self.device), mask.to(self.device))
+            yield positions, encode(input_ids.to(self.device), mask.to(self.device))
 
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:
         """Save the folder that goes to the Hub: weights, tokenizer, configs and the modelling code itself.

@@ -94,7 +94,7 @@ def absorbing_pays(config: Any, query_tokens: int, document_tokens: float) -> bo
         query_tokens: Rows that ask.
         document_tokens: Mean tokens of a document.
     """
-    width, heads = config.hidden_size, config.backbone_config.num_attention_heads
+    width, heads = config.interaction_width, config.interaction_heads
     absorbed = 2 * heads * query_tokens * document_tokens * width + 2 * query_tokens * width * width
     projected = 2 * query_tokens * document_tokens * width + 2 * document_tokens * width * width
     return absorbed < projected

@@ -44,14 +44,14 @@ class MiceAttention(nn.Module):
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
-        backbone = config.backbone_config
+        backbone, width = config.backbone_config, config.interaction_width
         self.config = config
-        self.heads = backbone.num_attention_heads
-        self.query = nn.Linear(backbone.hidden_size, backbone.hidden_size)
-        self.key = nn.Linear(backbone.hidden_size, backbone.hidden_size)
-        self.value = nn.Linear(backbone.hidden_size, backbone.hidden_size)
-        self.output = nn.Linear(backbone.hidden_size, backbone.hidden_size)
-        self.norm = nn.LayerNorm(backbone.hidden_size, eps=backbone.layer_norm_eps)
+        self.heads = config.interaction_heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=backbone.layer_norm_eps)
         self.dropout = nn.Dropout(backbone.hidden_dropout_prob)
         self.attention_dropout = backbone.attention_probs_dropout_prob
 
@@ -81,11 +81,12 @@ class MiceFeedForward(nn.Module):
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
-        backbone = config.backbone_config
-        self.intermediate = nn.Linear(backbone.hidden_size, backbone.intermediate_size)
+        backbone, width = config.backbone_config, config.interaction_width
+        inner = backbone.intermediate_size * width // backbone.hidden_size
+        self.intermediate = nn.Linear(width, inner)
         self.activation = ACT2FN[backbone.hidden_act]
-        self.output = nn.Linear(backbone.intermediate_size, backbone.hidden_size)
-        self.norm = nn.LayerNorm(backbone.hidden_size, eps=backbone.layer_norm_eps)
+        self.output = nn.Linear(inner, width)
+        self.norm = nn.LayerNorm(width, eps=backbone.layer_norm_eps)
         self.dropout = nn.Dropout(backbone.hidden_dropout_prob)
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -101,8 +102,8 @@ class MiceExactMatch(nn.Module):
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
-        self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.value = nn.Linear(config.interaction_width, config.interaction_width, bias=False)
+        self.output = nn.Linear(config.interaction_width, config.interaction_width, bias=False)
 
     def forward(self, matched_states: Tensor) -> Tensor:
         """``(B, R, h)``, the means from ``average_matches``, to ``(B, R, h)``, to be added to the rows."""
@@ -116,10 +117,14 @@ class MiceMatchResidual(nn.Module):
     (arXiv 2106.14807) but from both sides. The gate starts at zero, so that a conversion starts where its source was.
     """
 
+    GATE_SCALE = (
+        20.0  # the pooled residual's first scale: at the learning rates that suit the weights, the gate moves too
+    )
+
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
-        self.query_weight = nn.Linear(config.hidden_size, 1)
-        self.document_weight = nn.Linear(config.hidden_size, 1)
+        self.query_weight = nn.Linear(config.interaction_width, 1)
+        self.document_weight = nn.Linear(config.interaction_width, 1)
         self.gate = nn.Parameter(torch.zeros(1))
 
     def forward(self, query_states: Tensor, matched_states: Tensor, is_matched: Tensor) -> Tensor:
@@ -128,7 +133,7 @@ class MiceMatchResidual(nn.Module):
             query = F.softplus(_linear32(self.query_weight, query_states))
             document = F.softplus(_linear32(self.document_weight, matched_states))
             weights = (query * document).squeeze(-1) * is_matched  # (B, Q)
-            return self.gate.float() * weights.sum(-1, keepdim=True)
+            return self.GATE_SCALE * self.gate.float() * weights.sum(-1, keepdim=True)
 
 
 def _linear32(layer: nn.Linear, rows: Tensor) -> Tensor:

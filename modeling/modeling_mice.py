@@ -12,7 +12,7 @@ Shape letters used in comments:
     B  pairs in a batch              N  texts in a batch (queries or documents)
     Q  query tokens, padded          D  document tokens, padded
     R  rows that ask (Q or 1)        S  states that are read (Q or D)
-    H  attention heads               h  hidden width of the backbone
+    H  attention heads               h  width of the states: the backbone's, or interaction_hidden_size
 
 References:
     - MICE: https://arxiv.org/abs/2602.16299
@@ -46,6 +46,9 @@ class MiceConfig(PretrainedConfig):
         interaction_layers: Interaction layers on top of the contextualisation layers. At least 1; at least 2 where
             [CLS] may not read the document (information then needs one layer to reach the query's tokens and one
             more to reach [CLS]).
+        interaction_hidden_size: Width of the interaction layers and of the states they read, where it is narrower than
+            the backbone's: a Linear on both sides leads there (the paper's ``compress_dim``). A multiple of the
+            backbone's width per head. None keeps the backbone's width.
         interaction_order: ``"cross_first"`` (cross-attention, self-attention, feed-forward; the paper's later
             version) or ``"self_first"`` (its first version).
         query_attends_cls: Whether the query's other tokens may read [CLS]. The paper: no.
@@ -73,6 +76,7 @@ class MiceConfig(PretrainedConfig):
         self,
         backbone_config: PretrainedConfig | dict[str, Any] | None = None,
         interaction_layers: int = 3,
+        interaction_hidden_size: int | None = None,
         interaction_order: str = "cross_first",
         query_attends_cls: bool = False,
         cls_attends_document: bool = True,
@@ -95,6 +99,7 @@ class MiceConfig(PretrainedConfig):
             backbone_config = AutoConfig.for_model(**backbone_config)
         self.backbone_config = backbone_config
         self.interaction_layers = interaction_layers
+        self.interaction_hidden_size = interaction_hidden_size
         self.interaction_order = interaction_order
         self.query_attends_cls = query_attends_cls
         self.cls_attends_document = cls_attends_document
@@ -127,6 +132,12 @@ class MiceConfig(PretrainedConfig):
                 f"interaction_layers: at least {fewest} needed with cls_attends_document="
                 f"{self.cls_attends_document}, or [CLS] never learns of the document; got {self.interaction_layers}."
             )
+        per_head = backbone.hidden_size // backbone.num_attention_heads
+        if not 0 < self.interaction_width <= backbone.hidden_size or self.interaction_width % per_head:
+            raise ValueError(
+                f"interaction_hidden_size: must be a multiple of {per_head}, the backbone's width per head, and at most "
+                f"{backbone.hidden_size}, got {self.interaction_width}."
+            )
         for name in ("query_max_length", "document_max_length"):
             if not 3 <= getattr(self, name) <= backbone.max_position_embeddings:
                 raise ValueError(
@@ -143,8 +154,18 @@ class MiceConfig(PretrainedConfig):
         return self.backbone_config.num_hidden_layers
 
     @property
+    def interaction_width(self) -> int:
+        """Width of the interaction layers and of the document states."""
+        return self.hidden_size if self.interaction_hidden_size is None else self.interaction_hidden_size
+
+    @property
+    def interaction_heads(self) -> int:
+        """Attention heads of an interaction layer; each is as wide as the backbone's."""
+        return self.backbone_config.num_attention_heads * self.interaction_width // self.hidden_size
+
+    @property
     def hidden_size(self) -> int:
-        """Width of the states, the backbone's."""
+        """Width of the backbone."""
         return self.backbone_config.hidden_size
 
     @property
@@ -186,12 +207,18 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         self.backbone = AutoModel.from_config(
             config.backbone_config, add_pooling_layer=False, attn_implementation=config._attn_implementation
         )
+        # Free of bias, so that the mean of narrow states is the narrow mean: the pooled residual stays a cosine of means.
+        narrow = config.interaction_hidden_size is not None
+        self.query_projection = nn.Linear(config.hidden_size, config.interaction_width, bias=False) if narrow else None
+        self.document_projection = (
+            nn.Linear(config.hidden_size, config.interaction_width, bias=False) if narrow else None
+        )
         last = config.interaction_layers - 1
         self.interaction = nn.ModuleList(
             MiceInteractionLayer(config, is_last=index == last) for index in range(config.interaction_layers)
         )
-        self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if config.pooler else None
-        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.pooler = nn.Linear(config.interaction_width, config.interaction_width) if config.pooler else None
+        self.classifier = nn.Linear(config.interaction_width, 1)
         if config.pooled_residual:
             # Cosines lie in [-1, 1]: 20 is the usual scale of embedding models' own losses.
             self.pooled_residual_log_scale = nn.Parameter(torch.full((1,), math.log(20.0)))
@@ -206,6 +233,12 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         """Replace the token embeddings."""
         self.backbone.set_input_embeddings(value)
 
+    def freeze_contextualization(self) -> None:
+        """Train nothing that documents pass through, so that their states can be stored and read while training."""
+        self.backbone.requires_grad_(False)
+        if self.document_projection is not None:
+            self.document_projection.requires_grad_(False)
+
     def train(self, mode: bool = True) -> "MiceForSequenceClassification":
         """As in torch; frozen contextualisation layers stay in evaluation mode, so that stored states stay true."""
         super().train(mode)
@@ -215,19 +248,21 @@ class MiceForSequenceClassification(MicePreTrainedModel):
 
     def encode_queries(self, input_ids: Tensor, attention_mask: Tensor) -> EncodedTexts:
         """Contextualise queries ``[CLS] query [SEP]``, ``(N, Q)`` each; the first step of a score."""
-        return self._encode(input_ids, attention_mask)
+        return self._encode(input_ids, attention_mask, self.query_projection)
 
     def encode_documents(self, input_ids: Tensor, attention_mask: Tensor) -> EncodedTexts:
         """Contextualise documents ``[CLS] document [SEP]``, ``(N, D)`` each, without any query."""
-        return self._encode(input_ids, attention_mask)
+        return self._encode(input_ids, attention_mask, self.document_projection)
 
-    def _encode(self, input_ids: Tensor, attention_mask: Tensor) -> EncodedTexts:
+    def _encode(self, input_ids: Tensor, attention_mask: Tensor, projection: nn.Module | None) -> EncodedTexts:
         if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.config.vocab_size:
             raise ValueError(
                 f"input_ids: ids from {int(input_ids.min())} to {int(input_ids.max())} do not fit a vocabulary of "
                 f"{self.config.vocab_size}; is this the model's own tokenizer?"
             )
         states = self.backbone(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
+        if projection is not None:
+            states = projection(states)
         return EncodedTexts(states, attention_mask.bool(), input_ids)
 
     def score(self, queries: EncodedTexts, documents: EncodedTexts) -> Tensor:

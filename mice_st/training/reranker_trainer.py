@@ -27,7 +27,7 @@ from mice_st.training.schedule import Clock, Progress, Schedule
 from mice_st.training.stored_states import RerankerDataCollator
 
 # What training adds to a backbone, by the names of its parameters.
-HEAD = r"\.classifier\.|\.exact_match\.|pooled_residual_log_scale"
+HEAD = r"\.classifier\.|\.exact_match\.|\.match_residual\.|pooled_residual_log_scale"
 INTERACTION = r"\.interaction\.\d+\.(?!exact_match)|\.0\.model\.pooler\."
 
 # Time-limited runs have no number of steps, but transformers' Trainer wants one.
