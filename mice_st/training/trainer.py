@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,10 @@ def train(
             write_json(checkpoints / HISTORY_FILE, history)
     if trainer.is_world_process_zero():
         model.save(recipe.output)
+        with suppress(OSError):
+            (
+                checkpoints / "eval"
+            ).rmdir()  # made by sentence-transformers for what evaluators write; ours write nothing
     trainer.accelerator.wait_for_everyone()
     return TrainingResult(
         model,
