@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .chunks import Chunk, is_packed, iterate_chunks, mean_tokens
 from .layers import MiceAttention, MiceInteractionLayer
 from .states import DocumentStates, EncodedTexts
 
@@ -32,7 +33,7 @@ class PreparedQuery(NamedTuple):
     """What the documents of one query share.
 
     Attributes:
-        rows: ``(Q, h)``, float32: the query's rows as the first layer's cross-attention finds them.
+        rows: ``(Q, h)``: the query's rows as the first layer's cross-attention finds them.
         encoded: The contextualised query, a batch of one.
         pooled: ``(1, h)``, float32, or None without the pooled residual.
         absorbed: Whether projections are absorbed into the query.
@@ -47,15 +48,15 @@ class PreparedQuery(NamedTuple):
 
 
 @torch.inference_mode()
-def score_documents(
-    model: Any, query: EncodedTexts, documents: Sequence[DocumentStates], chunk_documents: int = CHUNK_DOCUMENTS
-) -> Tensor:
+def score_documents(model: Any, query: EncodedTexts, documents: Any, chunk_documents: int = CHUNK_DOCUMENTS) -> Tensor:
     """Score one query against many documents.
 
     Args:
         model: A ``MiceForSequenceClassification`` in evaluation mode.
         query: One contextualised query, a batch of one, on the model's device.
-        documents: Document states in any floating dtype, in any order; arithmetic is in the model's dtype.
+        documents: A sequence of ``DocumentStates`` in any floating dtype, or packed states (anything with ``lengths``,
+            ``input_ids`` and ``decode(first token, last token, out)``, as ``mice_st.states`` reads them from a store).
+            Arithmetic is in the model's dtype.
         chunk_documents: Documents computed together.
 
     Returns:
@@ -69,21 +70,42 @@ def score_documents(
         return logits.squeeze(-1)
     if query.states.device.type != "cpu":
         # Launching a kernel per document would starve an accelerator: padded batches are its fast layout.
-        for start in range(0, len(documents), chunk_documents):
-            padded = EncodedTexts.pad(documents[start : start + chunk_documents], query.states.dtype, logits.device)
-            places = torch.zeros(len(padded.input_ids), dtype=torch.long, device=logits.device)
-            logits[start : start + chunk_documents] = model.score(query.select(places), padded)
+        for chunk in iterate_chunks(documents, query.states, chunk_documents):
+            parts = [DocumentStates(*pair) for pair in zip(chunk.states, chunk.input_ids, strict=True)]
+            padded = EncodedTexts.pad(parts, query.states.dtype, logits.device)
+            places = torch.zeros(len(parts), dtype=torch.long, device=logits.device)
+            logits[chunk.positions] = model.score(query.select(places), padded)
         return logits.squeeze(-1)
-    tokens = sum(len(document) for document in documents)
-    prepared = prepare_query(model, query, tokens / len(documents))
-    # Documents of like length side by side: buffers are reused at nearly the size they have.
-    order = sorted(range(len(documents)), key=lambda position: len(documents[position]))
-    for start in range(0, len(order), chunk_documents):
-        positions = order[start : start + chunk_documents]
-        chunk = [documents[position] for position in positions]
-        logits[positions] = _score_chunk(model, prepared, chunk)
+    has_keys = not is_packed(documents) and all(document.keys_values is not None for document in documents)
+    prepared = prepare_query(model, query, None if has_keys else mean_tokens(documents))
+    for chunk in iterate_chunks(documents, query.states, chunk_documents):
+        logits[chunk.positions] = _score_chunk(model, prepared, chunk)
     model.check_finite(logits)
     return logits.squeeze(-1)
+
+
+def project_documents(model: Any, documents: Sequence[DocumentStates], dtype: torch.dtype) -> list[DocumentStates]:
+    """Project every document's keys and values of every layer beforehand, for small corpora that are asked often.
+
+    Args:
+        model: The ``MiceForSequenceClassification`` that will score.
+        documents: Document states.
+        dtype: Precision to keep keys and values in.
+
+    Returns:
+        The documents with ``keys_values``: ``2 * interaction layers`` times the states' bytes more.
+    """
+    projected = []
+    with torch.inference_mode():
+        for document in documents:
+            states = document.states.to(device=model.device, dtype=model.dtype)
+            pairs = [
+                (layer.cross_attention.key(states), layer.cross_attention.value(states)) for layer in model.interaction
+            ]
+            stacked = torch.stack([torch.stack(pair) for pair in pairs])  # (k, 2, n, h)
+            heads = stacked.unflatten(-1, (model.config.interaction_heads, -1)).transpose(2, 3)
+            projected.append(DocumentStates(document.states, document.input_ids, heads.to(dtype).contiguous()))
+    return projected
 
 
 def absorbing_pays(config: Any, query_tokens: int, document_tokens: float) -> bool:
@@ -100,13 +122,14 @@ def absorbing_pays(config: Any, query_tokens: int, document_tokens: float) -> bo
     return absorbed < projected
 
 
-def prepare_query(model: Any, query: EncodedTexts, document_tokens: float) -> PreparedQuery:
+def prepare_query(model: Any, query: EncodedTexts, document_tokens: float | None) -> PreparedQuery:
     """Compute once what every document of the query shares.
 
     Args:
         model: A ``MiceForSequenceClassification``.
         query: One contextualised query.
-        document_tokens: Mean tokens of the documents to come; decides whether absorbing pays.
+        document_tokens: Mean tokens of the documents to come, which decides whether absorbing pays; None where their
+            keys and values are stored, so that it does not.
     """
     config = model.config
     encoded = EncodedTexts(*(field[:, query.attention_mask[0]] for field in query))
@@ -115,7 +138,7 @@ def prepare_query(model: Any, query: EncodedTexts, document_tokens: float) -> Pr
     if not layer.cross_first:
         kept = 1 if layer.is_last else len(rows)
         rows = _self_attend(layer.self_attention, rows.unsqueeze(0), kept, config.query_attends_cls)[0]
-    absorbed = absorbing_pays(config, len(rows), document_tokens)
+    absorbed = document_tokens is not None and absorbing_pays(config, len(rows), document_tokens)
     asking = None
     if layer.exact_match is None and len(rows) > layer.blind_rows:
         asking = _ask(layer.cross_attention, rows[layer.blind_rows :], absorbed)
@@ -123,37 +146,32 @@ def prepare_query(model: Any, query: EncodedTexts, document_tokens: float) -> Pr
     return PreparedQuery(rows, encoded, pooled, absorbed, asking)
 
 
-def _score_chunk(model: Any, query: PreparedQuery, documents: Sequence[DocumentStates]) -> Tensor:
+def _score_chunk(model: Any, query: PreparedQuery, chunk: Chunk) -> Tensor:
     """Logits ``(c, 1)`` of a chunk of documents."""
     config = model.config
-    count, tokens = len(documents), query.encoded.input_ids.shape[1]
-    slices = _to_compute_dtype(documents, query.rows)
+    count, tokens = len(chunk.states), query.encoded.input_ids.shape[1]
     matched = is_matched = None
     if config.exact_match or config.match_residual:
-        matched, is_matched = _average_matches(query.encoded.input_ids[0], documents, slices, config)
+        matched, is_matched = _average_matches(query.encoded.input_ids[0], chunk, config)
     rows = query.rows.expand(count, *query.rows.shape)  # (c, Q, h)
     for index, layer in enumerate(model.interaction):
         kept = 1 if layer.is_last else tokens
         first = index == 0
         if not layer.cross_first and not first:
             rows = _self_attend(layer.self_attention, rows, kept, config.query_attends_cls)
-        matches = None if matched is None else matched[:, : rows.shape[1]]
-        rows = _read_documents(layer, rows, slices, matches, query.absorbed, query.asking if first else None)
+        if layer.exact_match is not None:
+            rows = rows + layer.exact_match(matched[:, : rows.shape[1]])
+        rows = _read_documents(layer, rows, chunk, index, query.absorbed, query.asking if first else None)
         if layer.cross_first:
             rows = _self_attend(layer.self_attention, rows, kept, config.query_attends_cls)
         rows = layer.feed_forward(rows)
     logits = model.head(rows[:, 0])
     if query.pooled is not None:
-        logits = logits + model.residual(query.pooled.expand(count, -1), _pool(config, slices))
+        logits = logits + model.residual(query.pooled.expand(count, -1), _pool(config, chunk.states))
     if model.match_residual is not None:
         states = query.encoded.states.expand(count, -1, -1)
         logits = logits + model.match_residual(states, matched, is_matched)
     return logits
-
-
-def _to_compute_dtype(documents: Sequence[DocumentStates], like: Tensor) -> list[Tensor]:
-    """Each document's states ``(n, h)`` in the dtype and on the device of ``like``; views where nothing changes."""
-    return [document.states.to(device=like.device, dtype=like.dtype) for document in documents]
 
 
 def _pool(config: Any, slices: Sequence[Tensor]) -> Tensor:
@@ -163,19 +181,18 @@ def _pool(config: Any, slices: Sequence[Tensor]) -> Tensor:
     return torch.stack([states.float().mean(0) for states in slices])
 
 
-def _average_matches(
-    query_ids: Tensor, documents: Sequence[DocumentStates], slices: Sequence[Tensor], config: Any
-) -> tuple[Tensor, Tensor]:
+def _average_matches(query_ids: Tensor, chunk: Chunk, config: Any) -> tuple[Tensor, Tensor]:
     """As ``layers.average_matches``: ``(c, Q, h)`` and ``(c, Q)``; only the few tokens that match are touched."""
     device = query_ids.device
-    ids = torch.cat([document.input_ids.to(device) for document in documents])
-    lengths = torch.tensor([len(document) for document in documents], device=device)
-    owner = torch.repeat_interleave(torch.arange(len(documents), device=device), lengths)
+    count, slices = len(chunk.states), chunk.states
+    ids = torch.cat(chunk.input_ids)
+    lengths = torch.tensor([len(states) for states in slices], device=device)
+    owner = torch.repeat_interleave(torch.arange(count, device=device), lengths)
     special = torch.tensor([config.cls_token_id, config.sep_token_id], device=device)
     match = (query_ids.unsqueeze(1) == ids) & ~torch.isin(query_ids, special).unsqueeze(1)  # (Q, sum of n)
     row, token = match.nonzero(as_tuple=True)
     target = owner[token] * len(query_ids) + row
-    counts = torch.zeros(len(documents) * len(query_ids), device=device).index_add_(
+    counts = torch.zeros(count * len(query_ids), device=device).index_add_(
         0, target, torch.ones(len(target), device=device)
     )
     starts = (lengths.cumsum(0) - lengths).tolist()
@@ -184,33 +201,38 @@ def _average_matches(
         places = zip(token.tolist(), owner[token].tolist(), strict=True)
         sums.index_add_(0, target, torch.stack([slices[place][at - starts[place]] for at, place in places]))
     averages = sums / counts.clamp(min=1.0).to(sums.dtype).unsqueeze(1)
-    shape = (len(documents), len(query_ids))
+    shape = (count, len(query_ids))
     return averages.view(*shape, -1), counts.view(shape) > 0
 
 
 def _read_documents(
-    layer: MiceInteractionLayer,
-    rows: Tensor,
-    slices: Sequence[Tensor],
-    matches: Tensor | None,
-    absorbed: bool,
-    asking: Tensor | None,
+    layer: MiceInteractionLayer, rows: Tensor, chunk: Chunk, index: int, absorbed: bool, asking: Tensor | None
 ) -> Tensor:
-    """Exact-match head and cross-attention: rows ``(c, R, h)`` to ``(c, R, h)``."""
+    """Cross-attention of layer ``index``: rows ``(c, R, h)`` to ``(c, R, h)``."""
     attention, blind = layer.cross_attention, layer.blind_rows
-    if layer.exact_match is not None:
-        rows = rows + layer.exact_match(matches)
     count, asked = rows.shape[0], rows.shape[1] - blind
     context = rows.new_zeros(rows.shape)
     if asked:
         if asking is None:
             asking = _ask(attention, rows[:, blind:].reshape(count * asked, -1), absorbed)
-            per_document = asking.view(count, asked, *asking.shape[1:])
+            asking = asking.view(count, asked, *asking.shape[1:])
         else:
-            per_document = asking.expand(count, *asking.shape)
-        read = _attend_absorbed if absorbed else _attend_projected
-        context[:, blind:] = read(attention, per_document, slices)
+            asking = asking.expand(count, *asking.shape)
+        if absorbed:
+            context[:, blind:] = _attend_absorbed(attention, asking, chunk.states)
+        elif chunk.keys_values is not None:
+            pairs = [stored[index].unbind(0) for stored in chunk.keys_values]
+            context[:, blind:] = _attend_projected(asking, pairs)
+        else:
+            context[:, blind:] = _attend_projected(asking, [_keys_values(attention, states) for states in chunk.states])
     return attention.norm(rows + attention.output(context))
+
+
+def _keys_values(attention: MiceAttention, states: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values ``(H, n, d)`` of one document's states ``(n, h)``."""
+    key, value = attention.key(states), attention.value(states)
+    split = (attention.heads, -1)
+    return key.unflatten(-1, split).transpose(0, 1), value.unflatten(-1, split).transpose(0, 1)
 
 
 def _ask(attention: MiceAttention, rows: Tensor, absorbed: bool) -> Tensor:
@@ -245,16 +267,13 @@ def _attend_absorbed(attention: MiceAttention, asking: Tensor, slices: Sequence[
     return context.view(count, asked, hidden)
 
 
-def _attend_projected(attention: MiceAttention, asking: Tensor, slices: Sequence[Tensor]) -> Tensor:
-    """Attention of ``asking`` ``(c, R, H, d)`` over keys and values of document states: context ``(c, R, h)``."""
-    _, asked, heads, _ = asking.shape
+def _attend_projected(asking: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Attention of ``asking`` ``(c, R, H, d)`` over keys and values ``(H, n, d)`` per document: context ``(c, R, h)``."""
     contexts = []
-    for place, states in enumerate(slices):
-        key = attention.key(states).unflatten(-1, (heads, -1)).transpose(0, 1)  # (H, n, d)
-        value = attention.value(states).unflatten(-1, (heads, -1)).transpose(0, 1)
+    for place, (key, value) in enumerate(pairs):
         query = asking[place].transpose(0, 1)  # (H, R, d)
         context = F.scaled_dot_product_attention(query[None], key[None], value[None], scale=1.0)[0]
-        contexts.append(context.transpose(0, 1).reshape(asked, -1))
+        contexts.append(context.transpose(0, 1).flatten(1))
     return torch.stack(contexts)
 
 

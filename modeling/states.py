@@ -15,10 +15,12 @@ class DocumentStates:
     Attributes:
         states: ``(n_tokens, hidden)``, float32, float16 or bfloat16; [CLS] and [SEP] included.
         input_ids: ``(n_tokens,)``, int64; the exact-match heads compare them with the query's.
+        keys_values: ``(interaction layers, 2, heads, n_tokens, width per head)`` from ``project_documents``, or None.
     """
 
     states: Tensor
     input_ids: Tensor
+    keys_values: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.states.ndim != 2 or self.input_ids.shape != self.states.shape[:1] or len(self.states) == 0:
