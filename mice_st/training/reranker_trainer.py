@@ -160,7 +160,7 @@ def training_arguments(recipe: TrainingRecipe, checkpoints: Path, evaluates: boo
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=recipe.save_steps,
-        save_total_limit=recipe.keep_checkpoints,
+        save_total_limit=max(2, recipe.keep_checkpoints),  # of one, transformers would delete the last for the best
         eval_strategy="steps" if evaluates else "no",
         eval_steps=recipe.save_steps,
         eval_on_start=evaluates and not recipe.resume,
