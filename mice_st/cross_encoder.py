@@ -84,7 +84,7 @@ class MiceCrossEncoder(CrossEncoder):
             ValueError: If ``documents`` is one string, or a document is not a string; gives its position.
         """
         refuse_single_text(documents)
-        encoded: list[DocumentStates | None] = [None] * len(documents)
+        encoded: dict[int, DocumentStates] = {}
         ids = self.module.tokenize_side(documents, "document")
         with make_progress_bar(len(documents), "Documents", show_progress_bar) as progress:
             for positions, batch in self._encode_batches(ids, batch_tokens, self.mice.encode_documents):
@@ -92,9 +92,10 @@ class MiceCrossEncoder(CrossEncoder):
                     encoded[position] = states
                 progress.update(len(positions))
         self.module.report_cut_texts()
-        return encoded
+        return [encoded[position] for position in range(len(documents))]
 
-    @cross_encoder_predict_rank_args_decorator  # earlier names of the arguments: sentences, activation_fct, ...
+    # Takes earlier names of the arguments too: sentences, activation_fct, ...
+    @cross_encoder_predict_rank_args_decorator  # type: ignore[untyped-decorator]
     def predict(
         self,
         inputs: Sequence[Any],
@@ -175,7 +176,7 @@ class MiceCrossEncoder(CrossEncoder):
             return scores
         return scores.cpu().numpy() if convert_to_numpy else list(scores)
 
-    @cross_encoder_predict_rank_args_decorator
+    @cross_encoder_predict_rank_args_decorator  # type: ignore[untyped-decorator]
     def rank(
         self,
         query: str,

@@ -139,7 +139,8 @@ def test_seed_layers_choose_what_interaction_copies(cross_encoder_folder: Path) 
 
 def test_cross_attention_starts_as_a_copy_that_is_not_tied(cross_encoder_folder: Path) -> None:
     model, _ = convert(cross_encoder_folder, 2, 2)
-    for layer in model.mice.interaction:
+    layers: list[Any] = list(model.mice.interaction)
+    for layer in layers:
         ours, theirs = layer.cross_attention.state_dict(), layer.self_attention.state_dict()
         assert ours.keys() == theirs.keys()
         for name, tensor in ours.items():
@@ -179,7 +180,7 @@ def test_heads_of_pre_training_are_dropped_by_name(
 
 
 def test_fields_of_the_config_are_set(cross_encoder_folder: Path) -> None:
-    fields = {
+    fields: dict[str, Any] = {
         "interaction_order": "self_first",
         "query_attends_cls": True,
         "cls_attends_document": False,
@@ -301,8 +302,9 @@ def test_too_many_layers_of_an_embedding_model_are_refused(embedding_folder: Pat
 
 @pytest.mark.parametrize("field", ["exact_macth", "backbone_config", "kwargs"])
 def test_an_unknown_field_is_refused(cross_encoder_folder: Path, field: str) -> None:
+    fields: dict[str, Any] = {field: True}
     with pytest.raises(ValueError, match=rf"MiceConfig has no field \['{field}'\].*exact_match"):
-        convert(cross_encoder_folder, 2, 2, **{field: True})
+        convert(cross_encoder_folder, 2, 2, **fields)
 
 
 def test_several_labels_are_refused(

@@ -54,6 +54,11 @@ def build(shake: Callable[..., None]) -> Callable[..., MiceForSequenceClassifica
     return build
 
 
+def layers_of(model: MiceForSequenceClassification) -> list[Any]:
+    """Its interaction layers; Any, because torch types every attribute of a module as a tensor or a module."""
+    return list(model.interaction)
+
+
 def frame(tokens: list[int]) -> list[int]:
     return [CLS, *tokens, SEP]
 
@@ -253,7 +258,7 @@ def test_documents_never_see_a_query(build: Callable[..., MiceForSequenceClassif
     states = model.encode_documents(*documents).states
     assert all(torch.equal(states[0], other) for other in states[1:])
     read: list[Tensor] = []
-    for layer in model.interaction:
+    for layer in layers_of(model):
         layer.cross_attention.key.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].clone()))
     model(*pad(rows))
     assert len(read) == len(model.interaction)
@@ -268,7 +273,7 @@ def test_a_blind_cls_is_not_moved_by_the_document(
     model = build(interaction_layers=2, cls_attends_document=False, attention=attention)
     queries, documents = encode_pairs(model)
     outputs: list[Tensor] = []
-    layer = model.interaction[0].cross_attention
+    layer = layers_of(model)[0].cross_attention
     layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     model.score(queries, documents)
     noise = torch.randn(documents.states.shape, generator=torch.Generator().manual_seed(0))
@@ -370,7 +375,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(
         if checkpointing:
             model.gradient_checkpointing_enable()
         count: list[int] = []
-        for layer in model.interaction:
+        for layer in layers_of(model):
             layer.feed_forward.intermediate.register_forward_hook(lambda *_, count=count: count.append(1))
         model(*pad(pair_rows()), labels=torch.tensor([1.0, 0.0, 0.5, 2.0])).loss.backward()
         calls.append(len(count))
@@ -500,13 +505,14 @@ def test_a_further_separator_belongs_to_the_document(build: Callable[..., MiceFo
         [10, 11, SEP, 12, SEP],  # does not start with [CLS]
         [CLS, 10, 11, 12, SEP],  # one [SEP]
         [CLS, 10, SEP, 11, 12],  # does not end with [SEP]
+        [CLS, 10, SEP, 11, SEP, 12],  # goes on after the last [SEP]
         [CLS, 10, 11, 12, 13],  # none
     ],
 )
 def test_a_row_that_is_no_pair_is_named(build: Callable[..., MiceForSequenceClassification], row: list[int]) -> None:
     rows = [[CLS, 10, SEP, 11, SEP], row]
     with pytest.raises(ValueError, match=r"row 1 is not of the form \[CLS\] query \[SEP\] document \[SEP\]"):
-        build()(torch.tensor(rows))
+        build()(*pad(rows))
 
 
 @torch.no_grad()

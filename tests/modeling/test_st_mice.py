@@ -157,6 +157,12 @@ def test_a_text_that_just_fits_is_not_cut(module: MiceTransformer) -> None:
     assert module.cut_texts == {"query": 1, "document": 0}
 
 
+def test_special_tokens_are_characters_whatever_the_tokenizer_says(module: MiceTransformer) -> None:
+    module.tokenizer.split_special_tokens = False
+    rows = module.tokenize_side(["who [SEP] is", "who [ sep ] is"], "query")
+    assert rows[0] == rows[1]
+
+
 def test_preprocess_tokenises_each_equal_text_once(module: MiceTransformer) -> None:
     pairs = [("who", "a dog"), ("who", "a cat"), ("where", "a dog"), ("who", "a dog")]
     features = module.preprocess(pairs)
