@@ -63,9 +63,10 @@ def test_arguments_are_those_of_sentence_transformers(method: str) -> None:
     ours, theirs = (inspect.signature(getattr(cls, method)).parameters for cls in (MiceCrossEncoder, CrossEncoder))
     added = [parameter for name, parameter in ours.items() if name not in theirs]
     assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in added)
-    assert [(name, p.default, p.kind) for name, p in ours.items() if name in theirs] == [
-        (name, p.default, p.kind) for name, p in theirs.items()
-    ]
+    assert [name for name in ours if name in theirs] == list(theirs)
+    for name, parameter in theirs.items():
+        assert ours[name].kind is parameter.kind
+        assert parameter.default in (parameter.empty, ours[name].default), name  # what they demand may be left out
 
 
 CALLS: list[dict[str, Any]] = [
