@@ -51,8 +51,8 @@ class StoreBase(ABC):
         """What is known of each id, in order, uncommitted changes included."""
 
     @abstractmethod
-    def _documents(self) -> Iterator[DocumentRow]:
-        """Light rows of all documents, unchecked, uncommitted changes included."""
+    def _documents(self, ids: Sequence[str] | None = None) -> Iterator[DocumentRow]:
+        """Light rows of all documents, or in order of these ids, unchecked, uncommitted changes included."""
 
     @abstractmethod
     def commit(self) -> None:
@@ -74,18 +74,19 @@ class StoreBase(ABC):
         """Ids that are not stored."""
         return [known.id for known in self._find(ids) if known.content_hash is None]
 
-    def _checked_documents(self) -> Iterator[DocumentRow]:
-        for row in self._documents():
+    def checked_documents(self, ids: Sequence[str] | None = None) -> Iterator[DocumentRow]:
+        """Light rows of all documents, or in order of these ids, each checked as it is reached."""
+        for row in self._documents(ids):
             self._format.check_document(row)
             yield row
 
     def ids(self) -> Iterator[str]:
         """All ids."""
-        return (row.id for row in self._checked_documents())
+        return (row.id for row in self.checked_documents())
 
-    def texts(self) -> Iterator[tuple[str, str]]:
-        """All ids with their texts, in the order of ``ids``."""
-        for row in self._checked_documents():
+    def texts(self, ids: Sequence[str] | None = None) -> Iterator[tuple[str, str]]:
+        """All ids with their texts, in the order of ``ids``; or these alone, in the order asked for."""
+        for row in self.checked_documents(ids):
             if row.text is None:
                 raise StoreError(f"document {row.id!r} was put without its text")
             yield row.id, row.text
@@ -94,7 +95,7 @@ class StoreBase(ABC):
         """All ids with their pooled vectors, in the order of ``ids``."""
         ids: list[str] = []
         vectors: list[np.ndarray] = []
-        for row in self._checked_documents():
+        for row in self.checked_documents():
             if row.pooled is None:
                 raise StoreError(f"document {row.id!r} was put without a pooled vector")
             ids.append(row.id)

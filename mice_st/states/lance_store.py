@@ -164,8 +164,18 @@ class LanceStore(StoreBase):
             values = as_columns(state, light)
             yield tuple(values[column] for column in columns)
 
-    def _documents(self) -> Iterator[DocumentRow]:
-        return (DocumentRow._make(values) for values in self._rows(DOCUMENT_COLUMNS))
+    def _documents(self, ids: Sequence[str] | None = None) -> Iterator[DocumentRow]:
+        if ids is None:
+            return (DocumentRow._make(values) for values in self._rows(DOCUMENT_COLUMNS))
+        check_ids(ids)
+        rows = {id_: self._puts[id_][1] for id_ in ids if id_ in self._puts}
+        on_disk = [id_ for id_ in ids if id_ not in rows and id_ not in self._deletes]
+        columns = {name: name for name in DOCUMENT_COLUMNS}
+        rows |= {id_: DocumentRow._make(row) for id_, row in self._select(on_disk, columns).items()}
+        unknown = [id_ for id_ in ids if id_ not in rows]
+        if unknown:
+            raise UnknownDocumentError(unknown)
+        return (rows[id_] for id_ in ids)
 
     # Writing
 

@@ -37,6 +37,10 @@ FROM json_each(?) AS wanted LEFT JOIN documents AS d ON d.id = wanted.value
 _DOCUMENTS = """
 SELECT key, id, content_hash, n_tokens, crc, text, pooled FROM documents WHERE key > ? ORDER BY key LIMIT ?
 """
+_DOCUMENTS_OF = """
+SELECT wanted.value, d.id, d.content_hash, d.n_tokens, d.crc, d.text, d.pooled
+FROM json_each(?) AS wanted LEFT JOIN documents AS d ON d.id = wanted.value
+"""
 _STATE = "SELECT id, content_hash, n_tokens, crc, input_ids, scales, payload FROM states WHERE key = ?"
 
 
@@ -158,8 +162,18 @@ class SqliteReader(StoreBase):
             if len(page) < PAGE_ROWS:
                 return
 
-    def _documents(self) -> Iterator[DocumentRow]:
-        return (row for _, row in self._documents_by_key())
+    def _documents(self, ids: Sequence[str] | None = None) -> Iterator[DocumentRow]:
+        if ids is None:
+            return (row for _, row in self._documents_by_key())
+        check_ids(ids)
+        with self._reader() as connection:
+            found = connection.execute(_DOCUMENTS_OF, (json.dumps(list(ids), ensure_ascii=False),)).fetchall()
+        unknown = [row[0] for row in found if row[1] is None]
+        if unknown:
+            raise UnknownDocumentError(unknown)
+        if [row[1] for row in found] != list(ids):
+            raise StoreCorruptError(f"{self.path}: the index of ids is damaged")
+        return (DocumentRow._make(row[1:]) for row in found)
 
     def verify(self) -> VerifyReport:
         """Read and check everything: SQLite's own structures, every row's CRC, and that the two tables agree."""

@@ -57,6 +57,8 @@ class SqliteStore(SqliteReader):
     ) -> None:
         super().__init__(Path(path), threads)
         self.read_only = read_only
+        if fingerprint is None and not self.path.exists():  # before a lock file would lie beside nothing
+            raise StoreNotFoundError(f"{self.path}: there is no store here")
         self._lock = None if read_only else lock_writer(self.path)
         try:
             self._open(fingerprint)

@@ -204,10 +204,11 @@ class Store(Protocol):
     def ids(self) -> Iterator[str]:
         """All ids."""
 
-    def texts(self) -> Iterator[tuple[str, str]]:
-        """All ids with their texts.
+    def texts(self, ids: Sequence[str] | None = None) -> Iterator[tuple[str, str]]:
+        """All ids with their texts; or these alone, in the order asked for.
 
         Raises:
+            UnknownDocumentError: If one of ``ids`` is not stored; it names all of them.
             StoreError: On reaching a document that was put without text.
         """
 
