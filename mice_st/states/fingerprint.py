@@ -1,0 +1,101 @@
+"""The fingerprint of a model: a hash of exactly what a document passes through on its way to stored states."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from .store import Fingerprint
+
+if TYPE_CHECKING:
+    from mice_st.modeling.st_mice import MiceTransformer
+
+# Choices of the backbone that change states without changing a weight; None where a backbone has no such choice.
+_BACKBONE_CHOICES = (
+    "model_type",
+    "num_attention_heads",
+    "hidden_act",
+    "hidden_activation",
+    "layer_norm_eps",
+    "norm_eps",
+    "global_attn_every_n_layers",
+    "local_attention",
+)
+
+# Model or tokenizer -> (what it looked like, its hash): hashing 90 MB of weights takes longer than ranking.
+_known: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
+
+
+def module_of(model: Any) -> MiceTransformer:
+    """The sentence-transformers module of a ``MiceCrossEncoder``; a module itself as it is."""
+    return model if hasattr(model, "tokenize_side") else model.module
+
+
+def fingerprint_of(model: Any, codec: str, prompt: str = "") -> Fingerprint:
+    """What binds a store to this model.
+
+    Weights that only queries pass through (interaction layers, head) are left out: they may be trained on while the stored states stay true.
+
+    Args:
+        model: A ``MiceCrossEncoder``, or its ``MiceTransformer``.
+        codec: How the states are stored, see ``mice_st.states.codecs``.
+        prompt: Text put before each document.
+
+    Raises:
+        ValueError: If there is no such codec.
+    """
+    module = module_of(model)
+    config = module.model.config
+    return Fingerprint(
+        weights_sha256=_weights_hash(module.model),
+        tokenizer_sha256=_tokenizer_hash(module.tokenizer),
+        layer=config.contextualization_layers,
+        max_length=config.document_max_length,
+        prompt=prompt,
+        dtype=str(module.model.dtype).removeprefix("torch."),
+        codec=codec,
+        width=config.interaction_width,
+    )
+
+
+def _weights_hash(model: Any) -> str:
+    """SHA-256 over the tensors that documents pass through, and the backbone's choices; computed again after training."""
+    tensors = _document_tensors(model)
+    look = tuple((name, tensor.data_ptr(), tensor._version) for name, tensor in tensors.items())
+    if _known.get(model, (None, ""))[0] == look:
+        return _known[model][1]
+    backbone = model.config.backbone_config
+    digest = hashlib.sha256(json.dumps([getattr(backbone, name, None) for name in _BACKBONE_CHOICES]).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    _known[model] = (look, digest.hexdigest())
+    return digest.hexdigest()
+
+
+def _document_tensors(model: Any) -> dict[str, Tensor]:
+    parts = {"backbone": model.backbone, "document_projection": model.document_projection}
+    return {
+        f"{part}.{name}": tensor
+        for part, layer in parts.items()
+        if isinstance(layer, nn.Module)
+        for name, tensor in layer.state_dict(keep_vars=True).items()
+    }
+
+
+def _tokenizer_hash(tokenizer: Any) -> str:
+    """SHA-256 of the tokenizer's definition, without padding and truncation, which calls leave behind in it."""
+    look = len(tokenizer)
+    if _known.get(tokenizer, (None, ""))[0] == look:
+        return _known[tokenizer][1]
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    definition = {name: value for name, value in definition.items() if name not in ("padding", "truncation")}
+    digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
+    _known[tokenizer] = (look, digest)
+    return digest
