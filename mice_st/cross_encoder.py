@@ -7,6 +7,7 @@ without any query (``encode_documents``), and ranking over those states.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from tqdm.autonotebook import tqdm
 
 from mice_st.hub_folder import MODULE_REFERENCE, complete_hub_folder
-from mice_st.modeling.interaction import score_documents
 from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
 from mice_st.modeling.st_mice import (
     CHARACTERS_PER_TOKEN,
@@ -26,10 +26,12 @@ from mice_st.modeling.st_mice import (
     check_pair,
     check_text,
     is_states,
-    pad_ids,
 )
+from mice_st.states.passages import check_overlap, join_passages, score_passages, tokenize_documents
+from mice_st.states.ranking import rank_store
+from mice_st.states.shards import ENCODE_TOKENS, encode_batches
+from mice_st.states.store import Store
 
-ENCODE_TOKENS = 8192  # padded tokens of one forward pass: larger batches are no faster on a CPU
 BLOCK_TOKENS = 131_072  # tokens whose states are in memory while pairs are scored: 200 MB at a width of 384
 
 
@@ -68,7 +70,13 @@ class MiceCrossEncoder(CrossEncoder):
         return nn.Identity()
 
     def encode_documents(
-        self, documents: Sequence[str], batch_tokens: int = ENCODE_TOKENS, show_progress_bar: bool | None = None
+        self,
+        documents: Sequence[str],
+        batch_tokens: int = ENCODE_TOKENS,
+        show_progress_bar: bool | None = None,
+        *,
+        passages: bool = False,
+        overlap: int | None = None,
     ) -> list[DocumentStates]:
         """Contextualise documents once, without any query.
 
@@ -76,6 +84,9 @@ class MiceCrossEncoder(CrossEncoder):
             documents: Raw texts, ``(n,)``. Cut at ``config.document_max_length`` tokens; one warning counts the cut.
             batch_tokens: Upper bound on padded tokens in one forward pass; a longer document goes alone.
             show_progress_bar: None shows one where the work takes over two seconds.
+            passages: Cut a longer document into overlapping passages instead, kept side by side in its states; its
+                score is then that of its best passage.
+            overlap: Tokens that neighbouring passages share; None for a quarter of a passage.
 
         Returns:
             One ``DocumentStates`` per text, in input order; ``states`` is ``(n_tokens, hidden)``, in the model's dtype.
@@ -84,15 +95,28 @@ class MiceCrossEncoder(CrossEncoder):
             ValueError: If ``documents`` is one string, or a document is not a string; gives its position.
         """
         refuse_single_text(documents)
-        encoded: dict[int, DocumentStates] = {}
-        ids = self.module.tokenize_side(documents, "document")
-        with make_progress_bar(len(documents), "Documents", show_progress_bar) as progress:
-            for positions, batch in self._encode_batches(ids, batch_tokens, self.mice.encode_documents):
-                for position, states in zip(positions, batch.unpad(), strict=True):
-                    encoded[position] = states
-                progress.update(len(positions))
+        tokenized = tokenize_documents(self.module, documents, self._overlap(passages, overlap))
+        with make_progress_bar(sum(map(len, tokenized)), "Documents", show_progress_bar) as progress:
+            encoded = self._encode_tokenized(tokenized, batch_tokens, progress)
         self.module.report_cut_texts()
-        return [encoded[position] for position in range(len(documents))]
+        return encoded
+
+    def _overlap(self, passages: bool, overlap: int | None) -> int | None:
+        """What ``tokenize_documents`` takes; None for documents that are cut."""
+        return check_overlap(self.module, overlap) if passages else None
+
+    def _encode_tokenized(
+        self, documents: Sequence[list[list[int]]], batch_tokens: int, progress: tqdm
+    ) -> list[DocumentStates]:
+        """Encode documents given as the token ids of their passages."""
+        self.eval()
+        encoded: dict[int, DocumentStates] = {}
+        ids = [passage for document in documents for passage in document]
+        for positions, batch in encode_batches(self.module, ids, batch_tokens, self.mice.encode_documents):
+            encoded |= zip(positions, batch.unpad(), strict=True)
+            progress.update(len(positions))
+        in_order = (encoded[position] for position in range(len(ids)))
+        return [join_passages(list(islice(in_order, len(document)))) for document in documents]
 
     # Takes earlier names of the arguments too: sentences, activation_fct, ...
     @cross_encoder_predict_rank_args_decorator  # type: ignore[untyped-decorator]
@@ -110,6 +134,9 @@ class MiceCrossEncoder(CrossEncoder):
         device: str | list[str | torch.device] | None = None,
         pool: dict[str, Any] | None = None,
         chunk_size: int | None = None,
+        *,
+        passages: bool = False,
+        overlap: int | None = None,
         **kwargs: Any,
     ) -> list[Tensor] | np.ndarray | Tensor:
         """Score pairs, as ``CrossEncoder.predict`` does; each equal query and document is encoded once.
@@ -127,6 +154,8 @@ class MiceCrossEncoder(CrossEncoder):
             device: Device to move the model to, or a list of devices to spread the pairs over.
             pool: Worker processes of ``start_multi_process_pool``.
             chunk_size: Pairs handed to a worker at a time.
+            passages: As for ``encode_documents``, for documents given as texts.
+            overlap: As for ``encode_documents``.
             **kwargs: Passed on to sentence-transformers with ``pool`` or a list of devices.
 
         Returns:
@@ -146,8 +175,11 @@ class MiceCrossEncoder(CrossEncoder):
             query, document = check_pair(pair, row)
             check_text(query, f"pair {row}: the query")
             if not is_states(document):
-                check_text(document, f"pair {row}: the document", self.max_seq_length * CHARACTERS_PER_TOKEN)
+                window = None if passages else self.max_seq_length * CHARACTERS_PER_TOKEN
+                check_text(document, f"pair {row}: the document", window)
         if pool is not None or isinstance(device, list):
+            if passages:
+                raise ValueError("passages: worker processes score pairs whole; use one device.")
             return super().predict(
                 pairs[0] if is_single_pair else pairs,
                 prompt_name=prompt_name,
@@ -167,7 +199,10 @@ class MiceCrossEncoder(CrossEncoder):
             self.to(device)
         prompt = self._resolve_prompt(prompt, prompt_name) or ""
         scores = self._score_pairs(
-            [(prompt + query, document) for query, document in pairs], batch_size, show_progress_bar
+            [(prompt + query, document) for query, document in pairs],
+            batch_size,
+            show_progress_bar,
+            self._overlap(passages, overlap),
         )
         scores = (activation_fn or self.activation_fn)(scores)
         if is_single_pair:
@@ -180,7 +215,7 @@ class MiceCrossEncoder(CrossEncoder):
     def rank(
         self,
         query: str,
-        documents: Sequence[str | DocumentStates],
+        documents: Sequence[str | DocumentStates] | None = None,
         top_k: int | None = None,
         return_documents: bool = False,
         prompt_name: str | None = None,
@@ -191,12 +226,19 @@ class MiceCrossEncoder(CrossEncoder):
         device: str | list[str | torch.device] | None = None,
         pool: dict[str, Any] | None = None,
         chunk_size: int | None = None,
+        *,
+        store: Store | None = None,
+        ids: Sequence[str] | None = None,
+        first_stage: str | None = None,
+        candidates: int = 100,
+        passages: bool = False,
+        overlap: int | None = None,
     ) -> list[dict[str, Any]]:
-        """Rank documents for one query, as ``CrossEncoder.rank`` does, over texts or over their states.
+        """Rank documents for one query, as ``CrossEncoder.rank`` does, over texts, over their states or over a store.
 
         Args:
             query: The query.
-            documents: Texts, ``DocumentStates`` from ``encode_documents``, or a mixture.
+            documents: Texts, ``DocumentStates`` from ``encode_documents``, or a mixture. Left out with a store.
             top_k: How many to return; None returns all.
             return_documents: Put the document under ``text``.
             prompt_name: As for ``predict``, like all that follow.
@@ -207,15 +249,62 @@ class MiceCrossEncoder(CrossEncoder):
             device: Device, or list of devices.
             pool: Worker processes of ``start_multi_process_pool``.
             chunk_size: Pairs handed to a worker at a time.
+            store: An open store of document states that this model made; see ``mice_st.states.encoding``.
+            ids: Documents of the store; None ranks those that the first stage finds in it.
+            first_stage: ``"bm25"`` over the stored texts, ``"pooled"`` over the pooled vectors, or ``"both"`` fused by
+                reciprocal rank; None takes both for a model with the pooled residual, else BM25.
+            candidates: Documents that the first stage is to find; at least ``top_k``.
+            passages: As for ``encode_documents``, for documents given as texts. Those of a store are as they were put.
+            overlap: As for ``encode_documents``.
 
         Returns:
-            Dictionaries with ``corpus_id`` (position in ``documents``) and ``score`` (a Python float), and ``text``
-            with ``return_documents=True``, best first.
+            Dictionaries with ``corpus_id`` (position in ``documents``, or the id in the store) and ``score`` (a Python
+            float), and ``text`` with ``return_documents=True``, best first.
 
         Raises:
-            ValueError: If ``documents`` is one string; otherwise as ``predict``.
+            ValueError: If ``documents`` is one string, or there are both documents and a store, or neither; otherwise
+                as ``predict``.
+            StoreError: Of the store; an unknown id, another model's store or a damaged row each have their own.
         """
+        if store is not None:
+            if documents is not None or pool is not None or isinstance(device, list) or passages:
+                raise ValueError("rank: documents, passages and several devices do not go with a store.")
+            if device is not None:
+                self.to(device)
+            return rank_store(
+                self.module,
+                store,
+                query,
+                prompt=self._resolve_prompt(prompt, prompt_name) or "",
+                ids=ids,
+                first_stage=first_stage,
+                candidates=candidates,
+                top_k=top_k,
+                return_documents=return_documents,
+                batch_size=batch_size,
+                show_progress_bar=show_progress_bar,
+                activation_fn=activation_fn or self.activation_fn,
+            )
+        if documents is None or ids is not None or first_stage is not None:
+            raise ValueError("rank: expected documents, or a store (with ids or a first_stage, if wanted).")
         refuse_single_text(documents)
+        if passages:
+            scores = self.predict(
+                [(query, document) for document in documents],
+                prompt_name=prompt_name,
+                prompt=prompt,
+                batch_size=batch_size,
+                show_progress_bar=show_progress_bar,
+                activation_fn=activation_fn,
+                convert_to_tensor=True,
+                device=device,
+                pool=pool,
+                passages=True,
+                overlap=overlap,
+            ).tolist()
+            order = sorted(range(len(scores)), key=lambda position: -scores[position])[:top_k]
+            texts = [{"text": documents[position]} if return_documents else {} for position in order]
+            return [{"corpus_id": at, "score": scores[at], **text} for at, text in zip(order, texts, strict=True)]
         return super().rank(
             query,
             documents,
@@ -232,7 +321,13 @@ class MiceCrossEncoder(CrossEncoder):
         )
 
     @torch.inference_mode()
-    def _score_pairs(self, pairs: list[tuple[str, Any]], batch_size: int, show_progress_bar: bool | None) -> Tensor:
+    def _score_pairs(
+        self,
+        pairs: list[tuple[str, Any]],
+        batch_size: int,
+        show_progress_bar: bool | None,
+        overlap: int | None = None,
+    ) -> Tensor:
         """Score pairs query by query over blocks of documents; within a block each text is encoded once."""
         self.eval()
         scores = torch.empty(len(pairs), device=self.device)
@@ -245,27 +340,21 @@ class MiceCrossEncoder(CrossEncoder):
             rows_of.setdefault(query, {}).setdefault(key, []).append(row)
         texts = list(dict.fromkeys(document for _, document in pairs if not is_states(document)))
         queries = dict(zip(rows_of, self._encode_queries(list(rows_of)), strict=True))
-        ids = self.module.tokenize_side(texts, "document", [f"document {text[:40]!r}" for text in texts])
+        tokenized = tokenize_documents(self.module, texts, overlap, [f"document {text[:40]!r}" for text in texts])
         self.module.report_cut_texts()
 
         def score_block(block: dict[Any, DocumentStates]) -> None:
             for query, documents in rows_of.items():
                 keys = [key for key in documents if key in block]
-                logits = score_documents(self.mice, queries[query], [block[key] for key in keys], batch_size)
+                logits = score_passages(self.mice, queries[query], [block[key] for key in keys], batch_size)
                 for key, logit in zip(keys, logits, strict=True):
                     scores[documents[key]] = logit
 
-        progress = make_progress_bar(len(texts), "Documents", show_progress_bar)
-        with progress:
-            for start, stop in token_blocks([len(row) for row in ids], BLOCK_TOKENS):
-                block: dict[Any, DocumentStates] = {}
-                for positions, batch in self._encode_batches(
-                    ids[start:stop], ENCODE_TOKENS, self.mice.encode_documents
-                ):
-                    keys = [texts[start + position] for position in positions]
-                    block |= zip(keys, batch.unpad(), strict=True)
-                    progress.update(len(positions))
-                score_block(block)
+        lengths = [sum(map(len, document)) for document in tokenized]
+        with make_progress_bar(sum(map(len, tokenized)), "Documents", show_progress_bar) as progress:
+            for start, stop in token_blocks(lengths, BLOCK_TOKENS):
+                encoded = self._encode_tokenized(tokenized[start:stop], ENCODE_TOKENS, progress)
+                score_block(dict(zip(texts[start:stop], encoded, strict=True)))
         if stored:
             score_block(stored)
         return scores
@@ -274,24 +363,11 @@ class MiceCrossEncoder(CrossEncoder):
         """Contextualise queries, prompts included: one batch of one per query, without padding."""
         ids = self.module.tokenize_side(queries, "query")
         encoded: dict[int, EncodedTexts] = {}
-        for positions, batch in self._encode_batches(ids, ENCODE_TOKENS, self.mice.encode_queries):
+        for positions, batch in encode_batches(self.module, ids, ENCODE_TOKENS, self.mice.encode_queries):
             for place, position in enumerate(positions):
                 tokens = len(ids[position])
                 encoded[position] = EncodedTexts(*(field[place : place + 1, :tokens] for field in batch))
         return [encoded[position] for position in range(len(queries))]
-
-    @torch.inference_mode()
-    def _encode_batches(
-        self, ids: list[list[int]], batch_tokens: int, encode: Callable[[Tensor, Tensor], EncodedTexts]
-    ) -> Iterator[tuple[list[int], EncodedTexts]]:
-        """Encode tokenised texts, longest first, in batches of at most ``batch_tokens`` padded tokens."""
-        self.eval()
-        order = sorted(range(len(ids)), key=lambda position: -len(ids[position]))
-        while order:
-            count = max(1, batch_tokens // len(ids[order[0]]))
-            positions, order = order[:count], order[count:]
-            input_ids, mask = pad_ids([ids[position] for position in positions])
-            yield positions, encode(input_ids.to(self.device), mask.to(self.device))
 
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:
         """Save the folder that goes to the Hub: weights, tokenizer, configs and the modelling code itself.
