@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
+from mice_st.states.errors import StoreError
+
 if TYPE_CHECKING:
     from mice_st.training.recipe import TrainingRecipe
 
@@ -29,7 +31,8 @@ class Command:
 
     Attributes:
         summary: One line for ``mice-st --help``.
-        options: ``"module:Dataclass"``; each field is a flag, its ``help`` metadata the flag's help.
+        options: ``"module:Dataclass"``; each field is a flag, its ``help`` metadata the flag's help. Fields that a class
+            variable ``POSITIONAL`` names may also be given in that order without their flags.
         function: ``"module:function"``; takes an instance of the dataclass and returns nothing, or the exit status.
     """
 
@@ -49,8 +52,18 @@ COMMANDS = {
         "mice_st.training.recipe:TrainingRecipe",
         "mice_st.cli:run_train",
     ),
+    "encode": Command(
+        "encode a corpus into a store of document states",
+        "mice_st.store_commands:EncodeOptions",
+        "mice_st.store_commands:run_encode",
+    ),
+    "store": Command(
+        "info, verify or compact: look after a store of document states",
+        "mice_st.store_commands:StoreOptions",
+        "mice_st.store_commands:run_store",
+    ),
     "rank": Command(
-        "re-rank the documents of a file for one query",
+        "rank the documents of a file or a store for one query",
         "mice_st.rank_command:RankOptions",
         "mice_st.rank_command:run_rank",
     ),
@@ -164,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options_class, function = (_load(COMMANDS[name].options), _load(COMMANDS[name].function))
         return function(_parse(name, options_class, arguments[1:])) or 0
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, StoreError) as error:
         logger.debug("the error in full", exc_info=True)
         print(f"mice-st {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -181,6 +194,12 @@ def _usage() -> str:
 
 def _parse(name: str, options_class: type, arguments: list[str]) -> Any:
     """Flags to the dataclass of a command."""
+    arguments = list(arguments)
+    named: list[str] = []
+    for field_name in getattr(options_class, "POSITIONAL", ()):
+        if arguments and not arguments[0].startswith("-"):
+            named += [f"--{field_name}", arguments.pop(0)]
+    arguments = named + arguments
     parser = HfArgumentParser(options_class, prog=f"mice-st {name}", description=COMMANDS[name].summary)  # type: ignore[arg-type]
     options, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if unknown:
