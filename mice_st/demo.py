@@ -146,8 +146,8 @@ def train_mice(start: MiceCrossEncoder, collection: Collection, options: DemoOpt
         "mice",
         freeze_contextualization=True,
         learning_rate=1e-5,
-        interaction_learning_rate_factor=5.0,
-        head_learning_rate_factor=200.0,
+        interaction_learning_rate_factor=3.0,
+        head_learning_rate_factor=300.0,
     )
     result = train(recipe, model=start, train_collection=collection)
     print(f"   MICE: {result.steps} steps of {recipe.batch_size} queries, {result.seconds:.0f} s")

@@ -195,11 +195,8 @@ def _average_matches(query_ids: Tensor, chunk: Chunk, config: Any) -> tuple[Tens
     counts = torch.zeros(count * len(query_ids), device=device).index_add_(
         0, target, torch.ones(len(target), device=device)
     )
-    starts = (lengths.cumsum(0) - lengths).tolist()
     sums = slices[0].new_zeros(len(counts), slices[0].shape[1])
-    if len(token):
-        places = zip(token.tolist(), owner[token].tolist(), strict=True)
-        sums.index_add_(0, target, torch.stack([slices[place][at - starts[place]] for at, place in places]))
+    sums.index_add_(0, target, torch.cat(slices)[token])
     averages = sums / counts.clamp(min=1.0).to(sums.dtype).unsqueeze(1)
     shape = (count, len(query_ids))
     return averages.view(*shape, -1), counts.view(shape) > 0

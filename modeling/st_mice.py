@@ -21,6 +21,7 @@ logger = logging.get_logger(__name__)
 
 # A token of real text is 4 to 5 characters long; the rest of a longer text cannot reach the model's window.
 CHARACTERS_PER_TOKEN = 64
+BUCKET_DOCUMENTS = 32
 
 
 class MiceTransformer(Transformer):
@@ -184,22 +185,31 @@ class MiceTransformer(Transformer):
         """
         if "query_index" not in features:
             raise ValueError("Expected (query, document) pairs, got single texts.")
-        model = self.model
-        queries = model.encode_queries(features["query_ids"], features["query_mask"])
-        documents = []
-        if "document_ids" in features:
-            documents.append(model.encode_documents(features["document_ids"], features["document_mask"]))
-        if "stored_ids" in features:
-            states = features["stored_states"].to(queries.states.dtype)
-            documents.append(type(queries)(states, features["stored_mask"], features["stored_ids"]))
-        longest = max(part.input_ids.shape[1] for part in documents)
-        joined = type(queries)(
-            *(torch.cat([pad_second(tensor, longest) for tensor in field]) for field in zip(*documents, strict=True))
-        )
-        features["scores"] = model.score(
-            queries.select(features["query_index"]), joined.select(features["document_index"])
-        )
+        queries = self.model.encode_queries(features["query_ids"], features["query_mask"])
+        rows, logits = [], []
+        offset = 0
+        for kind in ("document", "stored"):
+            if f"{kind}_ids" not in features:
+                continue
+            lengths = features[f"{kind}_mask"].sum(1)
+            # Documents of like length together: one batch padded to its longest document is mostly padding.
+            for places in lengths.argsort().split(BUCKET_DOCUMENTS):
+                bucket = self._bucket(features, kind, places, int(lengths[places].max()), queries)
+                asked = (features["document_index"].unsqueeze(1) == places + offset).nonzero()  # (pairs, 2): row, place
+                rows.append(asked[:, 0])
+                chosen = queries.select(features["query_index"][asked[:, 0]])
+                logits.append(self.model.score(chosen, bucket.select(asked[:, 1])))
+            offset += len(lengths)
+        features["scores"] = torch.cat(logits)[torch.cat(rows).argsort()]
         return features
+
+    def _bucket(self, features: dict[str, Tensor], kind: str, places: Tensor, longest: int, queries: Any) -> Any:
+        """Some of the documents as ``EncodedTexts``, padded to the longest of them."""
+        ids, mask = features[f"{kind}_ids"][places, :longest], features[f"{kind}_mask"][places, :longest]
+        if kind == "document":
+            return self.model.encode_documents(ids, mask)
+        states = features["stored_states"][places, :longest].to(queries.states.dtype)
+        return type(queries)(states, mask, ids)
 
 
 def is_states(document: Any) -> bool:
@@ -229,9 +239,3 @@ def pad_ids(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
     ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     lengths = torch.tensor([len(row) for row in rows])
     return ids, torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
-
-
-def pad_second(tensor: Tensor, length: int) -> Tensor:
-    """Pad the second dimension of ``(N, S, ...)`` with zeros up to ``length``."""
-    padding = [0, 0] * (tensor.ndim - 2) + [0, length - tensor.shape[1]]
-    return nn.functional.pad(tensor, padding)

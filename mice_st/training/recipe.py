@@ -41,7 +41,7 @@ class TrainingRecipe:
     max_seconds: float | None = _flag(None, "Stop after this much training time (encoding included, evaluation not).")
     learning_rate: float = _flag(2e-5, "Highest learning rate of the backbone.")
     interaction_learning_rate_factor: float = _flag(5.0, "MICE: times as much for the interaction layers.")
-    head_learning_rate_factor: float = _flag(10.0, "Times as much for classifier, exact-match heads and scale.")
+    head_learning_rate_factor: float = _flag(10.0, "Times as much for classifier, match residual and scale.")
     weight_decay: float = _flag(0.0, "AdamW's.")
     schedule: Literal["linear", "cosine", "constant"] = _flag("linear", "How the learning rate falls, to 0.")
     warmup: float = _flag(0.1, "Part of the training in which the learning rate rises.")

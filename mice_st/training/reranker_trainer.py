@@ -27,8 +27,8 @@ from mice_st.training.schedule import Clock, Progress, Schedule
 from mice_st.training.stored_states import RerankerDataCollator
 
 # What training adds to a backbone, by the names of its parameters.
-HEAD = r"\.classifier\.|\.exact_match\.|\.match_residual\.|pooled_residual_log_scale"
-INTERACTION = r"\.interaction\.\d+\.(?!exact_match)|\.0\.model\.pooler\."
+HEAD = r"\.classifier\.|\.match_residual\.|pooled_residual_log_scale"
+INTERACTION = r"\.interaction\.\d+\.|\.0\.model\.pooler\.|\.(query|document)_projection\."
 
 # Time-limited runs have no number of steps, but transformers' Trainer wants one.
 NO_STEP_LIMIT = 10_000_000

@@ -170,7 +170,7 @@ def _freeze(recipe: TrainingRecipe, model: CrossEncoder, rows: list[TrainingRow]
         return {}
     if not isinstance(model, MiceCrossEncoder):
         raise ValueError(f"freeze_contextualization: {recipe.model} is not MICE, it has no contextualisation layers")
-    model.mice.backbone.requires_grad_(False)
+    model.mice.freeze_contextualization()
     if not recipe.stored_states:
         return {}
     texts = (text for row in rows for text in (row.positive, *row.negatives))
