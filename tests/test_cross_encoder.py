@@ -131,6 +131,16 @@ def test_scores_are_logits(mice: MiceCrossEncoder) -> None:
     agree(mice.predict(PAIRS, activation_fn=nn.Sigmoid()), 1 / (1 + np.exp(-scores.astype(np.float64))))
 
 
+def test_scores_are_logits_where_the_folder_does_not_say(
+    mice_folder: Path, mice: MiceCrossEncoder, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(mice_folder, tmp_path / "copy"))
+    settings = read(folder, "config_sentence_transformers.json")
+    del settings["activation_fn"]
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings), encoding="utf-8")
+    agree(MiceCrossEncoder(str(folder), device="cpu").predict(PAIRS), mice.predict(PAIRS))
+
+
 def test_each_pair_scores_as_it_does_alone(mice: MiceCrossEncoder) -> None:
     together = mice.predict(PAIRS)
     assert np.ptp(together) > 0.1  # they differ, so that agreement says something
