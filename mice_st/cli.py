@@ -58,7 +58,7 @@ COMMANDS = {
         "mice_st.store_commands:run_encode",
     ),
     "store": Command(
-        "info, verify or compact: look after a store of document states",
+        "look after a store of document states: mice-st store info|verify|compact PATH",
         "mice_st.store_commands:StoreOptions",
         "mice_st.store_commands:run_store",
     ),
@@ -66,6 +66,11 @@ COMMANDS = {
         "rank the documents of a file or a store for one query",
         "mice_st.rank_command:RankOptions",
         "mice_st.rank_command:run_rank",
+    ),
+    "bench": Command(
+        "compare speed, memory and storage with other re-rankers, and check the targets",
+        "mice_st.benchmark.plan:BenchOptions",
+        "mice_st.benchmark.command:run_bench",
     ),
     "demo": Command(
         "convert, train, save, load and re-rank, on the documentation of the installed Python",

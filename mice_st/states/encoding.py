@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -201,9 +202,12 @@ def _encoded(
             yield shard, encode_shard(module, *arguments(shard), overlap) if shard.stale else None
         return
     waiting: deque[tuple[_Shard, Callable[[], EncodedShard] | None]] = deque()  # without one: nothing to encode
-    with ShardWorkers(module, processes, overlap) as workers:
+    with ExitStack() as stack:
+        workers: ShardWorkers | None = None
         for shard in shards:
-            waiting.append((shard, workers.submit(*arguments(shard)) if shard.stale else None))
+            if shard.stale and workers is None:  # not before there is something to encode
+                workers = stack.enter_context(ShardWorkers(module, processes, overlap))
+            waiting.append((shard, workers.submit(*arguments(shard)) if shard.stale and workers else None))
             if len(waiting) > processes + 1:  # one each, and one ready for whoever is done first
                 done, result = waiting.popleft()
                 yield done, result() if result else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -182,7 +183,7 @@ _worker: dict[str, tuple[MiceTransformer, int | None]] = {}  # of a process of S
 
 def _start_worker(folder: str, device: str, dtype: str, threads: int, overlap: int | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -192,11 +193,12 @@ def _start_worker(folder: str, device: str, dtype: str, threads: int, overlap: i
     _worker["module"] = (module.to(device), overlap)
 
 
-def _end_with_parent() -> None:
-    """A killed parent would otherwise leave processes behind that wait for work forever."""
+def _end_with_parent(folder: str) -> None:
+    """A killed parent would otherwise leave its folder behind, and processes that wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
 
