@@ -29,6 +29,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from .interaction import CHUNK_DOCUMENTS, score_documents
 from .layers import MiceInteractionLayer, MiceMatchResidual, average_matches
 from .states import DocumentStates, EncodedTexts
 
@@ -296,6 +297,10 @@ class MiceForSequenceClassification(MicePreTrainedModel):
             logits = logits + self.match_residual(queries.states, matched_states, is_matched)
         self.check_finite(logits)
         return logits
+
+    def score_documents(self, query: EncodedTexts, documents: Any, chunk_documents: int = CHUNK_DOCUMENTS) -> Tensor:
+        """``score`` for one query and many documents, many times faster; see ``interaction.score_documents``."""
+        return score_documents(self, query, documents, chunk_documents)
 
     def head(self, cls_rows: Tensor) -> Tensor:
         """``(B, h)``, [CLS] after the last layer, to ``(B, 1)`` logits; the classifier runs in float32 always."""

@@ -22,6 +22,7 @@ logger = logging.get_logger(__name__)
 # A token of real text is 4 to 5 characters long; the rest of a longer text cannot reach the model's window.
 CHARACTERS_PER_TOKEN = 64
 BUCKET_DOCUMENTS = 32
+FAST_DOCUMENTS = 4  # with fewer documents per query, one padded batch of all queries is faster than the fast path
 
 
 class MiceTransformer(Transformer):
@@ -196,9 +197,17 @@ class MiceTransformer(Transformer):
             for places in lengths.argsort().split(BUCKET_DOCUMENTS):
                 bucket = self._bucket(features, kind, places, int(lengths[places].max()), queries)
                 asked = (features["document_index"].unsqueeze(1) == places + offset).nonzero()  # (pairs, 2): row, place
-                rows.append(asked[:, 0])
-                chosen = queries.select(features["query_index"][asked[:, 0]])
-                logits.append(self.model.score(chosen, bucket.select(asked[:, 1])))
+                query_index = features["query_index"][asked[:, 0]]
+                if torch.is_grad_enabled() or len(asked) < FAST_DOCUMENTS * len(query_index.unique()):
+                    rows.append(asked[:, 0])
+                    logits.append(self.model.score(queries.select(query_index), bucket.select(asked[:, 1])))
+                    continue
+                documents = bucket.unpad()
+                for query in query_index.unique():
+                    mine = asked[query_index == query]
+                    rows.append(mine[:, 0])
+                    chosen = [documents[place] for place in mine[:, 1].tolist()]
+                    logits.append(self.model.score_documents(queries.select(query.view(1)), chosen).unsqueeze(1))
             offset += len(lengths)
         features["scores"] = torch.cat(logits)[torch.cat(rows).argsort()]
         return features
