@@ -64,7 +64,7 @@ def measure(tasks: Sequence[Task], description: str) -> None:
     with tqdm(order, desc=description, unit="run", delay=2) as turns:
         for place in turns:
             task = tasks[place]
-            turns.set_postfix_str(task.name)
+            turns.set_postfix_str(task.name, refresh=False)
             began = time.perf_counter()
             task.result = task.run()
             task.milliseconds.append(1000 * (time.perf_counter() - began))
