@@ -1,0 +1,62 @@
+"""The demo, run as a command: what it leaves behind, and what its figures have to do with each other."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mice_st.demo import find_backbone, print_table
+from mice_st.evaluation.plots import plot_quality_and_time
+
+SYSTEMS = ["bm25", "bi-encoder", "cross-encoder", "mice", "mice-stored"]
+
+
+def test_find_backbone_refuses_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mice_st.demo.BACKBONE_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match=r"model\.safetensors: SHA-256 53aa5117"):
+        find_backbone()
+
+
+def test_picture_is_a_png_of_readable_size(tmp_path: Path) -> None:
+    rows = [
+        {"system": name, "ndcg@10": 0.5 + place / 50, "ms_per_query": 10.0**place} for place, name in enumerate(SYSTEMS)
+    ]
+    plot_quality_and_time(rows, tmp_path / "picture.png")
+    data = (tmp_path / "picture.png").read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    assert int.from_bytes(data[16:20]) >= 800  # pixels wide
+
+
+def test_table_names_every_system_once(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"ndcg@10": 0.5, "mrr@10": 0.4, "ms_per_query": 1.0, "queries": 3}
+    rows = [row | {"system": name} for name in SYSTEMS]
+    print_table({"rows": rows, "same_queries": rows})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if "0.5000" in line] == SYSTEMS
+
+
+@pytest.mark.slow
+def test_demo_leaves_results_picture_and_a_model_that_learned(tmp_path: Path) -> None:
+    arguments = ["--output", "out", "--training_seconds", "60", "--cross_encoder_queries", "3", "--test_queries", "60"]
+    process = subprocess.run(
+        [sys.executable, "-m", "mice_st.cli", "demo", *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"HF_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["system"] for row in results["rows"]] == SYSTEMS
+    figures = {row["system"]: row for row in results["rows"]}
+    assert all(0 < row["ndcg@10"] <= 1 and row["ms_per_query"] > 0 for row in results["rows"])
+    assert figures["mice"]["ndcg@10"] == figures["mice-stored"]["ndcg@10"]
+    assert figures["mice-stored"]["ndcg@10"] > figures["bm25"]["ndcg@10"]
+    assert figures["cross-encoder"]["queries"] == 3
+    assert (tmp_path / "out" / "quality_vs_time.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
+    assert [line.split()[1] for line in process.stdout.splitlines()[-3:]] == ["rank", "encode", "train"]
