@@ -115,7 +115,7 @@ def convert(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MiceForSequenceClassification(config)
-        if config.interaction_hidden_size is not None:
+        if model.query_projection is not None and model.document_projection is not None:
             # One orthogonal map on both sides: cosines of narrow states start near those of wide ones.
             torch.nn.init.orthogonal_(model.document_projection.weight)
             model.query_projection.weight.data.copy_(model.document_projection.weight.data)
@@ -235,10 +235,10 @@ def _place(model: MiceForSequenceClassification, read: _Source, seeds: list[int]
     if unknown:
         raise ValueError(f"Left over of the source: {unknown}.")
     fresh = [key for key in target if key not in wanted]
-    known = ("classifier.", "pooled_residual_log_scale", "match_residual.")
+    known = ["classifier.", "pooled_residual_log_scale", "match_residual."]
     if is_narrow:
-        known += ("interaction.", "pooler.", "query_projection.", "document_projection.")
-    if lost := [key for key in fresh if not key.startswith(known) and ".exact_match." not in key]:
+        known += ["interaction.", "pooler.", "query_projection.", "document_projection."]
+    if lost := [key for key in fresh if not key.startswith(tuple(known)) and ".exact_match." not in key]:
         raise ValueError(f"The source has nothing for {lost}.")
     model.load_state_dict({key: tensors[origin] for key, origin in wanted.items()}, strict=False)
     return ConversionReport(wanted, fresh, dropped + read.unread)

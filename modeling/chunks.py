@@ -53,11 +53,11 @@ def _chunks_of_documents(documents: Sequence[DocumentStates], like: Tensor, coun
     """Documents in memory, in chunks of ``count``; what is not in the compute dtype goes through a reused buffer."""
     buffer = _Buffer(like)
     keys_buffer = _Buffer(like)
-    has_keys = all(document.keys_values is not None for document in documents)
     for start in range(0, len(documents), count):
         chunk = documents[start : start + count]
         states = buffer.convert([document.states for document in chunk])
-        keys_values = keys_buffer.convert([document.keys_values for document in chunk]) if has_keys else None
+        stored = [document.keys_values for document in chunk if document.keys_values is not None]
+        keys_values = keys_buffer.convert(stored) if len(stored) == len(chunk) else None
         ids = [document.input_ids.to(like.device) for document in chunk]
         yield Chunk(list(range(start, start + len(chunk))), states, ids, keys_values)
 

@@ -26,7 +26,7 @@ from .chunks import Chunk, is_packed, iterate_chunks, mean_tokens
 from .layers import MiceAttention, MiceInteractionLayer
 from .states import DocumentStates, EncodedTexts
 
-CHUNK_DOCUMENTS = 32  # rows of 32 documents and their feed-forward stay in a core's cache
+CHUNK_DOCUMENTS = 64  # enough rows that dense layers need not read their weights too often
 
 
 class PreparedQuery(NamedTuple):
@@ -159,7 +159,7 @@ def _score_chunk(model: Any, query: PreparedQuery, chunk: Chunk) -> Tensor:
         first = index == 0
         if not layer.cross_first and not first:
             rows = _self_attend(layer.self_attention, rows, kept, config.query_attends_cls)
-        if layer.exact_match is not None:
+        if layer.exact_match is not None and matched is not None:
             rows = rows + layer.exact_match(matched[:, : rows.shape[1]])
         rows = _read_documents(layer, rows, chunk, index, query.absorbed, query.asking if first else None)
         if layer.cross_first:
@@ -218,7 +218,7 @@ def _read_documents(
         if absorbed:
             context[:, blind:] = _attend_absorbed(attention, asking, chunk.states)
         elif chunk.keys_values is not None:
-            pairs = [stored[index].unbind(0) for stored in chunk.keys_values]
+            pairs = [(stored[index, 0], stored[index, 1]) for stored in chunk.keys_values]
             context[:, blind:] = _attend_projected(asking, pairs)
         else:
             context[:, blind:] = _attend_projected(asking, [_keys_values(attention, states) for states in chunk.states])

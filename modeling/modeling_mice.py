@@ -98,7 +98,8 @@ class MiceConfig(PretrainedConfig):
             backbone_config = {"model_type": "bert"}
         if isinstance(backbone_config, dict):
             backbone_config = AutoConfig.for_model(**backbone_config)
-        self.backbone_config = backbone_config
+        backbone: Any = backbone_config  # each type of backbone names its own fields
+        self.backbone_config = backbone
         self.interaction_layers = interaction_layers
         self.interaction_hidden_size = interaction_hidden_size
         self.interaction_order = interaction_order

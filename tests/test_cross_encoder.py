@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import sentence_transformers
 import torch
-from mice_st.modeling.st_mice import MiceTransformer
 from sentence_transformers import CrossEncoder
 from torch import nn
 
 import mice_st
 from mice_st import DocumentStates, MiceCrossEncoder
+from mice_st.modeling.st_mice import MiceTransformer
 
 PAIRS = [
     ("where is berlin", "the capital of germany"),

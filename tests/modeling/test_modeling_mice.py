@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceConfig, MiceForSequenceClassification
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertModel, DistilBertConfig
+
+from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceConfig, MiceForSequenceClassification
 
 CLS, SEP, VOCABULARY = 2, 3, 60
 BACKBONE = {

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mice_st.modeling.st_mice import MiceTransformer
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from mice_st import MiceCrossEncoder
+from mice_st.modeling.st_mice import MiceTransformer
 
 PAIRS = [
     ("where is berlin", "the capital of germany"),

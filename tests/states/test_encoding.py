@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from mice_st.modeling.st_mice import MiceTransformer
 
 from mice_st import MiceCrossEncoder
 from mice_st.collection import Document
+from mice_st.modeling.st_mice import MiceTransformer
 from mice_st.states import encoding
 from mice_st.states.base import StoreBase
 from mice_st.states.encoding import SHARD_CHARACTERS, encode_corpus
