@@ -29,7 +29,7 @@ from mice_st.modeling.st_mice import (
 )
 from mice_st.states.passages import check_overlap, join_passages, score_passages, tokenize_documents
 from mice_st.states.ranking import rank_store
-from mice_st.states.shards import ENCODE_TOKENS, encode_batches
+from mice_st.states.shards import encode_batches
 from mice_st.states.store import Store
 
 BLOCK_TOKENS = 131_072  # tokens whose states are in memory while pairs are scored: 200 MB at a width of 384
@@ -72,7 +72,7 @@ class MiceCrossEncoder(CrossEncoder):
     def encode_documents(
         self,
         documents: Sequence[str],
-        batch_tokens: int = ENCODE_TOKENS,
+        batch_tokens: int | None = None,
         show_progress_bar: bool | None = None,
         *,
         passages: bool = False,
@@ -82,7 +82,8 @@ class MiceCrossEncoder(CrossEncoder):
 
         Args:
             documents: Raw texts, ``(n,)``. Cut at ``config.document_max_length`` tokens; one warning counts the cut.
-            batch_tokens: Upper bound on padded tokens in one forward pass; a longer document goes alone.
+            batch_tokens: Upper bound on padded tokens in one forward pass; a longer document goes alone. None takes what
+                suits the device.
             show_progress_bar: None shows one where the work takes over two seconds.
             passages: Cut a longer document into overlapping passages instead, kept side by side in its states; its
                 score is then that of its best passage.
@@ -106,7 +107,7 @@ class MiceCrossEncoder(CrossEncoder):
         return check_overlap(self.module, overlap) if passages else None
 
     def _encode_tokenized(
-        self, documents: Sequence[list[list[int]]], batch_tokens: int, progress: tqdm
+        self, documents: Sequence[list[list[int]]], batch_tokens: int | None, progress: tqdm
     ) -> list[DocumentStates]:
         """Encode documents given as the token ids of their passages."""
         self.eval()
@@ -353,7 +354,7 @@ class MiceCrossEncoder(CrossEncoder):
         lengths = [sum(map(len, document)) for document in tokenized]
         with make_progress_bar(sum(map(len, tokenized)), "Documents", show_progress_bar) as progress:
             for start, stop in token_blocks(lengths, BLOCK_TOKENS):
-                encoded = self._encode_tokenized(tokenized[start:stop], ENCODE_TOKENS, progress)
+                encoded = self._encode_tokenized(tokenized[start:stop], None, progress)
                 score_block(dict(zip(texts[start:stop], encoded, strict=True)))
         if stored:
             score_block(stored)
@@ -363,7 +364,7 @@ class MiceCrossEncoder(CrossEncoder):
         """Contextualise queries, prompts included: one batch of one per query, without padding."""
         ids = self.module.tokenize_side(queries, "query")
         encoded: dict[int, EncodedTexts] = {}
-        for positions, batch in encode_batches(self.module, ids, ENCODE_TOKENS, self.mice.encode_queries):
+        for positions, batch in encode_batches(self.module, ids, None, self.mice.encode_queries):
             for place, position in enumerate(positions):
                 tokens = len(ids[position])
                 encoded[position] = EncodedTexts(*(field[place : place + 1, :tokens] for field in batch))

@@ -16,7 +16,7 @@ class Chunk(NamedTuple):
         positions: Where their scores belong.
         states: ``(n, h)`` each, in the compute dtype.
         input_ids: ``(n,)`` each.
-        keys_values: ``(k, 2, H, n, d)`` each, or None where keys and values are not stored.
+        keys_values: ``(k, 2, H, n, d)`` each, in the dtype they are stored in, or None where they are not stored.
     """
 
     positions: list[int]
@@ -51,13 +51,12 @@ def mean_tokens(documents: Any) -> float:
 
 def _chunks_of_documents(documents: Sequence[DocumentStates], like: Tensor, count: int) -> Iterator[Chunk]:
     """Documents in memory, in chunks of ``count``; what is not in the compute dtype goes through a reused buffer."""
-    buffer = _Buffer(like)
-    keys_buffer = _Buffer(like)
+    buffer = ConversionBuffer(like)
     for start in range(0, len(documents), count):
         chunk = documents[start : start + count]
         states = buffer.convert([document.states for document in chunk])
         stored = [document.keys_values for document in chunk if document.keys_values is not None]
-        keys_values = keys_buffer.convert(stored) if len(stored) == len(chunk) else None
+        keys_values = stored if len(stored) == len(chunk) else None
         ids = [document.input_ids.to(like.device) for document in chunk]
         yield Chunk(list(range(start, start + len(chunk))), states, ids, keys_values)
 
@@ -76,8 +75,8 @@ def _chunks_of_packed(packed: Any, like: Tensor, count: int) -> Iterator[Chunk]:
         yield Chunk(list(range(start, start + len(part))), list(states.split(part)), list(ids.split(part)))
 
 
-class _Buffer:
-    """Memory for one chunk, used again for the next: converting into fresh memory takes ten times as long."""
+class ConversionBuffer:
+    """Memory for one conversion, used again for the next: converting into fresh memory takes ten times as long."""
 
     def __init__(self, like: Tensor) -> None:
         self.like = like

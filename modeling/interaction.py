@@ -15,14 +15,14 @@ ask, d = h / H.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .chunks import Chunk, is_packed, iterate_chunks, mean_tokens
+from .chunks import Chunk, ConversionBuffer, is_packed, iterate_chunks, mean_tokens
 from .layers import MiceAttention, MiceInteractionLayer
 from .states import DocumentStates, EncodedTexts
 
@@ -218,11 +218,18 @@ def _read_documents(
         if absorbed:
             context[:, blind:] = _attend_absorbed(attention, asking, chunk.states)
         elif chunk.keys_values is not None:
-            pairs = [(stored[index, 0], stored[index, 1]) for stored in chunk.keys_values]
-            context[:, blind:] = _attend_projected(asking, pairs)
+            context[:, blind:] = _attend_projected(asking, _stored_keys_values(chunk.keys_values, index, rows))
         else:
             context[:, blind:] = _attend_projected(asking, [_keys_values(attention, states) for states in chunk.states])
     return attention.norm(rows + attention.output(context))
+
+
+def _stored_keys_values(stored: Sequence[Tensor], index: int, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Keys and values ``(H, n, d)`` of layer ``index``, converted document by document while they stay in the cache."""
+    buffer = ConversionBuffer(like)
+    for document in stored:
+        (pair,) = buffer.convert([document[index]])
+        yield pair[0], pair[1]
 
 
 def _keys_values(attention: MiceAttention, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -264,7 +271,7 @@ def _attend_absorbed(attention: MiceAttention, asking: Tensor, slices: Sequence[
     return context.view(count, asked, hidden)
 
 
-def _attend_projected(asking: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def _attend_projected(asking: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """Attention of ``asking`` ``(c, R, H, d)`` over keys and values ``(H, n, d)`` per document: context ``(c, R, h)``."""
     contexts = []
     for place, (key, value) in enumerate(pairs):

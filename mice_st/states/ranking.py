@@ -16,7 +16,7 @@ from .errors import UnknownDocumentError
 from .fingerprint import fingerprint_of
 from .passages import score_passages
 from .retrieval import FIRST_STAGES, fuse, search_of
-from .shards import ENCODE_TOKENS, encode_batches
+from .shards import encode_batches
 from .store import Store
 
 READ_DOCUMENTS = 128  # states in memory at once: 50 MB for 512 tokens, 384 wide, float16
@@ -87,7 +87,7 @@ def encode_query(module: MiceTransformer, query: str) -> EncodedTexts:
     """One contextualised query, a batch of one."""
     ids = module.tokenize_side([query], "query", ["the query"])
     module.report_cut_texts()
-    ((_, encoded),) = encode_batches(module, ids, ENCODE_TOKENS, module.model.encode_queries)
+    ((_, encoded),) = encode_batches(module, ids, None, module.model.encode_queries)
     return encoded
 
 
