@@ -104,6 +104,7 @@ def convert(
         The model, and the report of what was placed.
 
     Raises:
+        FileNotFoundError: If ``source`` is a path that does not exist.
         ValueError: If the backbone is of an unknown type, has too few layers, gives several labels, if a config field
             is unknown, or if a tensor is missing or left over; the message names it.
     """
@@ -129,6 +130,8 @@ def convert(
 
 
 def _read_source(source: str) -> _Source:
+    if not Path(source).exists() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
+        raise FileNotFoundError(f"{source}: there is no such folder")  # transformers would call it a bad Hub id
     config = AutoConfig.from_pretrained(source)
     if config.model_type not in BACKBONE_TYPES:
         raise ValueError(f"{source}: a backbone of type {config.model_type!r}; known are {BACKBONE_TYPES}.")

@@ -378,3 +378,8 @@ def test_a_tokenizer_without_special_tokens_is_refused(source: Path) -> None:
     path.write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(ValueError, match=r"no \[CLS\] or no \[SEP\]"):
         convert(source, 2, 2)
+
+
+def test_a_path_that_does_not_exist_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
+        convert(tmp_path / "nowhere", 1, 1)

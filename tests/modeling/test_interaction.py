@@ -70,7 +70,7 @@ def obvious(model: MiceForSequenceClassification, query: EncodedTexts, documents
     return torch.stack(scores)
 
 
-CHOICES = {
+CHOICES: dict[str, list[Any]] = {
     "interaction_order": ["cross_first", "self_first"],
     "cls_attends_document": [True, False],
     "query_attends_cls": [True, False],
