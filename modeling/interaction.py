@@ -38,6 +38,7 @@ class PreparedQuery(NamedTuple):
         pooled: ``(1, h)``, float32, or None without the pooled residual.
         absorbed: Whether projections are absorbed into the query.
         asking: The first cross-attention's rows, projected; None where exact matches change rows per document.
+        cls_row: ``(h,)``, [CLS] after the first layer where no document reaches it there, otherwise None.
     """
 
     rows: Tensor
@@ -45,6 +46,7 @@ class PreparedQuery(NamedTuple):
     pooled: Tensor | None
     absorbed: bool
     asking: Tensor | None
+    cls_row: Tensor | None
 
 
 @torch.inference_mode()
@@ -143,7 +145,11 @@ def prepare_query(model: Any, query: EncodedTexts, document_tokens: float | None
     if layer.exact_match is None and len(rows) > layer.blind_rows:
         asking = _ask(layer.cross_attention, rows[layer.blind_rows :], absorbed)
     pooled = model.pool(encoded) if config.pooled_residual else None
-    return PreparedQuery(rows, encoded, pooled, absorbed, asking)
+    cls_row = None
+    if layer.blind_rows and not layer.cross_first:
+        attention = layer.cross_attention
+        cls_row = layer.feed_forward(attention.norm(rows[:1] + attention.output.bias))[0]
+    return PreparedQuery(rows, encoded, pooled, absorbed, asking, cls_row)
 
 
 def _score_chunk(model: Any, query: PreparedQuery, chunk: Chunk) -> Tensor:
@@ -153,18 +159,23 @@ def _score_chunk(model: Any, query: PreparedQuery, chunk: Chunk) -> Tensor:
     matched = is_matched = None
     if config.exact_match or config.match_residual:
         matched, is_matched = _average_matches(query.encoded.input_ids[0], chunk, config)
-    rows = query.rows.expand(count, *query.rows.shape)  # (c, Q, h)
+    shared = 0 if query.cls_row is None else 1  # rows that the first layer computes once for all documents
+    rows = query.rows[shared:].expand(count, -1, -1)  # (c, Q, h), without the shared row
     for index, layer in enumerate(model.interaction):
         kept = 1 if layer.is_last else tokens
         first = index == 0
         if not layer.cross_first and not first:
             rows = _self_attend(layer.self_attention, rows, kept, config.query_attends_cls)
         if layer.exact_match is not None and matched is not None:
-            rows = rows + layer.exact_match(matched[:, : rows.shape[1]])
-        rows = _read_documents(layer, rows, chunk, index, query.absorbed, query.asking if first else None)
+            offset = shared if first else 0
+            rows = rows + layer.exact_match(matched[:, offset : offset + rows.shape[1]])
+        blind = layer.blind_rows - (shared if first else 0)
+        rows = _read_documents(layer, rows, chunk, index, blind, query.absorbed, query.asking if first else None)
         if layer.cross_first:
             rows = _self_attend(layer.self_attention, rows, kept, config.query_attends_cls)
         rows = layer.feed_forward(rows)
+        if first and query.cls_row is not None:
+            rows = torch.cat([query.cls_row.expand(count, 1, -1), rows], dim=1)
     logits = model.head(rows[:, 0])
     if query.pooled is not None:
         logits = logits + model.residual(query.pooled.expand(count, -1), _pool(config, chunk.states))
@@ -203,10 +214,16 @@ def _average_matches(query_ids: Tensor, chunk: Chunk, config: Any) -> tuple[Tens
 
 
 def _read_documents(
-    layer: MiceInteractionLayer, rows: Tensor, chunk: Chunk, index: int, absorbed: bool, asking: Tensor | None
+    layer: MiceInteractionLayer,
+    rows: Tensor,
+    chunk: Chunk,
+    index: int,
+    blind: int,
+    absorbed: bool,
+    asking: Tensor | None,
 ) -> Tensor:
-    """Cross-attention of layer ``index``: rows ``(c, R, h)`` to ``(c, R, h)``."""
-    attention, blind = layer.cross_attention, layer.blind_rows
+    """Cross-attention of layer ``index``: rows ``(c, R, h)``, the first ``blind`` of which read nothing, to the same."""
+    attention = layer.cross_attention
     count, asked = rows.shape[0], rows.shape[1] - blind
     context = rows.new_zeros(rows.shape)
     if asked:
