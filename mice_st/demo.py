@@ -53,8 +53,7 @@ class DemoOptions:
     seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
     training_seconds: float = field(default=70.0, metadata={"help": "Training time of each of the two models."})
     cross_encoder_queries: int = field(
-        default=60,
-        metadata={"help": "Test queries that the cross-encoder re-ranks; it needs most of a second for one."},
+        default=20, metadata={"help": "Test queries that the cross-encoder re-ranks; one takes it seconds."}
     )
     test_queries: int | None = field(default=None, metadata={"help": "Test queries of the other systems; default all."})
 
