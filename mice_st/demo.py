@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
+import logging
 import os
 import platform
 import shutil
@@ -78,7 +79,7 @@ class Systems:
 def run_demo(options: DemoOptions) -> None:
     """Run the demo and print its table; see ``DemoOptions``."""
     transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()  # one line for each query with a cut document says nothing new
+    logging.getLogger("mice_st").setLevel(logging.ERROR)  # a line for each query with a cut document says nothing new
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     print("1. Collection: the documentation of the installed Python")
