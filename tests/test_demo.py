@@ -40,7 +40,7 @@ def test_table_names_every_system_once(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.slow
 def test_demo_leaves_results_picture_and_a_model_that_learned(tmp_path: Path) -> None:
-    arguments = ["--output", "out", "--training_seconds", "60", "--cross_encoder_queries", "3", "--test_queries", "60"]
+    arguments = ["--output", "out", "--training_seconds", "90", "--cross_encoder_queries", "3", "--test_queries", "60"]
     process = subprocess.run(
         [sys.executable, "-m", "mice_st.cli", "demo", *arguments],
         cwd=tmp_path,
