@@ -148,8 +148,10 @@ def fast_interaction(
             total += asking * (4 * heads * tokens * w + count * 2 * w * w)
         elif asking:
             total += asking * 4 * tokens * w + (0 if stored_keys else 4 * tokens * w * w)
-        total += count * rows * 2 * w * w  # output projection
-        total += count * kept * 4 * w * shape.inner
+        # [CLS] that reads no document goes through the first layer once for all of them, and its context is zero.
+        shared = interaction.blind_rows if first and not interaction.cross_first else 0
+        total += count * (rows - shared) * 2 * w * w  # output projection
+        total += (count * (kept - shared) + shared) * 4 * w * shape.inner
     return total + count * (2 * w + (2 * w * w if interaction.pooler else 0))
 
 
