@@ -286,11 +286,16 @@ def test_each_parameter_has_one_learning_rate(recipe: Recipe, mice: MiceCrossEnc
         matching = [rate for pattern, rate in rates.items() if re.search(pattern, f"model.{name}")]
         assert len(matching) <= 1, name
         found[name] = matching[0] if matching else 1.0
-    expected = {"backbone": 1.0, "pooler": 5.0, "classifier": 10.0, "pooled_residual_log_scale": 10.0}
+    expected = {
+        "backbone": 1.0,
+        "pooler": 5.0,
+        "classifier": 10.0,
+        "match_residual": 10.0,
+        "pooled_residual_log_scale": 10.0,
+    }
     for name, rate in found.items():
         part = name.removeprefix("0.model.").split(".")[0]
-        wanted = expected.get(part, 10.0 if "exact_match" in name else 5.0)
-        assert rate == wanted, name
+        assert rate == expected.get(part, 5.0), name  # exact-match heads learn at the rate of their interaction layer
     assert set(found.values()) == {1.0, 5.0, 10.0}
 
 
