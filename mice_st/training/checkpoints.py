@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mice_st.hub_folder import write_json
 from mice_st.training.recipe import TrainingRecipe
 
 RUN_FILE = "recipe.json"
@@ -89,13 +90,6 @@ def write_run(folder: Path, run: dict[str, Any]) -> None:
     """Write the description of a run beside its checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RUN_FILE, run)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON under another name first, so that a reader never meets half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def _read_run(folder: Path) -> dict[str, Any] | None:

@@ -16,13 +16,13 @@ from mice_st.collection import Collection, read_beir
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.evaluation.reranking import RerankingEvaluator
 from mice_st.first_stage import BM25
+from mice_st.hub_folder import write_json
 from mice_st.modeling.modeling_mice import DocumentStates, MiceConfig
 from mice_st.training.checkpoints import (
     HISTORY_FILE,
     describe_run,
     find_checkpoint,
     list_checkpoints,
-    write_json,
     write_run,
 )
 from mice_st.training.data import TrainingRow, fingerprint, load_rows, mine_rows, rows_to_dataset, sample
