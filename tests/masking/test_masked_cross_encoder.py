@@ -43,7 +43,11 @@ LEFT: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 
 
 def load(folder: Path, masking: Any, implementation: str = "sdpa", **kwargs: Any) -> MaskedCrossEncoder:
-    options: dict[str, Any] = {"device": "cpu", "activation_fn": nn.Identity(), "model_kwargs": {"attn_implementation": implementation}}
+    options: dict[str, Any] = {
+        "device": "cpu",
+        "activation_fn": nn.Identity(),
+        "model_kwargs": {"attn_implementation": implementation},
+    }
     return MaskedCrossEncoder(str(folder), masking, **options | kwargs)
 
 
