@@ -67,6 +67,11 @@ COMMANDS = {
         "mice_st.rank_command:RankOptions",
         "mice_st.rank_command:run_rank",
     ),
+    "evaluate": Command(
+        "measure re-rankers, bi-encoders, ColBERT and BM25 on the sets of a suite",
+        "mice_st.evaluation.command:EvaluateOptions",
+        "mice_st.evaluation.command:run_evaluate",
+    ),
     "bench": Command(
         "compare speed, memory and storage with other re-rankers, and check the targets",
         "mice_st.benchmark.plan:BenchOptions",

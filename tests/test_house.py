@@ -15,10 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # A row's parts may import each other only where the row says so; "below" is every part of the rows above.
 LAYERS: list[tuple[str, str]] = [
     ("modeling", ""),
-    ("collection python_docs first_stage", "collection python_docs first_stage"),
+    ("collection python_docs first_stage collection_source", "collection python_docs first_stage collection_source"),
     ("states masking", "modeling collection python_docs first_stage"),
     ("hub_folder", "modeling"),
     ("cross_encoder", "modeling collection python_docs first_stage states hub_folder"),
+    ("model_loading", "below"),
     ("convert", "below"),
     ("__init__", "below"),  # what `import mice_st` offers; nobody below `demo` and `cli` imports it
     ("evaluation", "below"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.evaluation import BaseEvaluator
 from tqdm.auto import tqdm
@@ -14,7 +13,7 @@ from mice_st.collection import Collection
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.evaluation.metrics import RunMetrics, evaluate_run
 from mice_st.first_stage import Run
-from mice_st.modeling.modeling_mice import DocumentStates
+from mice_st.states.memory import MemoryStates
 
 # Queries scored together: equal lengths find each other, and the memory stays bounded.
 QUERIES_AT_ONCE = 16
@@ -24,16 +23,17 @@ DOCUMENTS_AT_ONCE = 1024
 class RerankingEvaluator(BaseEvaluator):
     """Measures how a model orders candidates that a first stage found.
 
-    MICE scores from document states in float16, each document encoded once, as they would be stored; any other
-    ``CrossEncoder`` scores the pairs.
+    MICE scores from document states, each document encoded once, as they would be stored; any other ``CrossEncoder``
+    scores the pairs.
 
     Args:
         collection: Texts and judgements; all its judged queries count, those without candidates with 0.
         candidates: Query id -> document ids, or a run. Queries that are not in the collection are refused.
         name: Name of the collection in the figures: ``"<name>_ndcg@10"`` and ``"<name>_mrr@10"``.
         batch_size: Pairs scored at a time.
+        codec: How MICE's states are kept: ``"fp16"``, ``"int8"``, ``"int4"`` or ``"fp32"``.
         keep_states: Keep the documents' states for the next call. Only right while the contextualisation layers do
-            not change; each holds ``2 * tokens * hidden`` bytes.
+            not change; in fp16 each holds ``2 * tokens * hidden`` bytes.
         show_progress_bar: None shows one where the work takes over two seconds.
 
     Raises:
@@ -47,6 +47,7 @@ class RerankingEvaluator(BaseEvaluator):
         name: str = "dev",
         batch_size: int = 64,
         keep_states: bool = False,
+        codec: str = "fp16",
         show_progress_bar: bool | None = None,
     ) -> None:
         super().__init__()
@@ -61,9 +62,10 @@ class RerankingEvaluator(BaseEvaluator):
         self.name = name
         self.batch_size = batch_size
         self.keep_states = keep_states
+        self.codec = codec
         self.show_progress_bar = show_progress_bar
         self.primary_metric = f"{name}_ndcg@10"
-        self._states: dict[str, DocumentStates] = {}
+        self._states = MemoryStates(codec)
 
     def __call__(
         self, model: CrossEncoder, output_path: str | None = None, epoch: float = -1, steps: int = -1
@@ -99,7 +101,7 @@ class RerankingEvaluator(BaseEvaluator):
         Returns:
             Query id -> document id -> score, best first.
         """
-        states = self._encode(model) if isinstance(model, MiceCrossEncoder) else {}
+        states = self._encode(model) if isinstance(model, MiceCrossEncoder) else MemoryStates(self.codec)
         run: Run = {}
         query_ids = list(self.candidates)
         progress = self._progress(len(query_ids), "Re-ranking", "query")
@@ -119,19 +121,19 @@ class RerankingEvaluator(BaseEvaluator):
                 progress.update(len(chunk))
         return run
 
-    def _encode(self, model: MiceCrossEncoder) -> dict[str, DocumentStates]:
-        """Document id -> states, in float16 on the CPU."""
+    def _encode(self, model: MiceCrossEncoder) -> MemoryStates:
+        """Document id -> states, on the CPU."""
         wanted = {item for documents in self.candidates.values() for item in documents}
         if self.keep_states and wanted == self._states.keys():
             return self._states
         order = sorted(wanted, key=lambda item: (len(self.collection.corpus[item]), item))
-        states: dict[str, DocumentStates] = {}
+        states = MemoryStates(self.codec)
         with self._progress(len(order), "Encoding documents", "document") as progress:
             for start in range(0, len(order), DOCUMENTS_AT_ONCE):
                 chunk = order[start : start + DOCUMENTS_AT_ONCE]
                 texts = [self.collection.corpus[item] for item in chunk]
                 for item, document in zip(chunk, model.encode_documents(texts, show_progress_bar=False), strict=True):
-                    states[item] = DocumentStates(document.states.cpu().to(torch.float16), document.input_ids.cpu())
+                    states.put(item, document)
                 progress.update(len(chunk))
         if self.keep_states:
             self._states = states

@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoder
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 
 from mice_st.collection import Collection, read_beir
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.evaluation.reranking import RerankingEvaluator
 from mice_st.first_stage import BM25
 from mice_st.hub_folder import write_json
-from mice_st.modeling.modeling_mice import DocumentStates, MiceConfig
+from mice_st.model_loading import load_cross_encoder
+from mice_st.modeling.modeling_mice import DocumentStates
 from mice_st.training.checkpoints import (
     HISTORY_FILE,
     describe_run,
@@ -96,7 +97,7 @@ def train(
     checkpoint = _starting_point(recipe, checkpoints, description)
     set_seed(recipe.seed)
     if model is None:
-        model = _load_model(recipe, str(arguments.device))
+        model = load_cross_encoder(recipe.model, str(arguments.device), recipe.max_length)
     model.to(arguments.device)
     arguments.learning_rate_mapping = learning_rates(recipe, model)
 
@@ -151,17 +152,6 @@ def _starting_point(recipe: TrainingRecipe, checkpoints: Path, description: dict
             f"output: {checkpoints} holds checkpoints of an earlier run; go on with resume, or name another folder"
         )
     return None
-
-
-def _load_model(recipe: TrainingRecipe, device: str) -> CrossEncoder:
-    """MICE where the folder holds MICE, and any other cross-encoder or encoder as a plain ``CrossEncoder``."""
-    options: dict[str, Any] = {"device": device}
-    if recipe.max_length is not None:
-        options["max_length"] = recipe.max_length
-    if AutoConfig.from_pretrained(recipe.model).model_type == MiceConfig.model_type:
-        return MiceCrossEncoder(recipe.model, **options)
-    # The identity, as for MICE: a sigmoid reaches exactly 1.0 and makes ties.
-    return CrossEncoder(recipe.model, num_labels=1, activation_fn=torch.nn.Identity(), **options)
 
 
 def _freeze(recipe: TrainingRecipe, model: CrossEncoder, rows: list[TrainingRow]) -> dict[str, DocumentStates]:

@@ -1,0 +1,124 @@
+"""Which collections an evaluation suite is made of, and the candidates that its systems re-rank.
+
+A suite is an entry in ``SUITES``. The sets of ``dev`` are what choices are made on: nothing else may decide how a released model is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mice_st.collection import Collection
+from mice_st.collection_source import load_collection
+from mice_st.first_stage import BM25, Run
+from mice_st.hub_folder import read_json, write_json
+
+IN_DOMAIN = "in domain"
+OUT_OF_DOMAIN = "out of domain"
+
+
+@dataclass(frozen=True)
+class SuiteSet:
+    """One collection of a suite.
+
+    Attributes:
+        source: ``FOLDER:SPLITS`` inside the data folder, as ``load_collection`` takes it.
+        group: What it is averaged with.
+    """
+
+    source: str
+    group: str
+
+
+SUITES: dict[str, tuple[SuiteSet, ...]] = {
+    "dev": (
+        SuiteSet("squad:dev", IN_DOMAIN),
+        SuiteSet("medquad:dev+test", IN_DOMAIN),
+        SuiteSet("python-docs:test", IN_DOMAIN),
+        SuiteSet("covidqa:test", OUT_OF_DOMAIN),
+        SuiteSet("climate_fever_ev:test", OUT_OF_DOMAIN),
+        SuiteSet("cosqa:test", OUT_OF_DOMAIN),
+        SuiteSet("cranfield:test", OUT_OF_DOMAIN),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class CandidateSet:
+    """A collection with the candidates that are re-ranked.
+
+    Attributes:
+        group: What its figures are averaged with.
+        collection: Texts, queries and judgements.
+        candidates: BM25's best documents of each query.
+        key: Hash of texts, queries, judgements and depth.
+    """
+
+    group: str
+    collection: Collection
+    candidates: Run
+    key: str
+
+
+def load_suite(
+    name: str, data: Path, cache: Path, top_k: int, queries: int | None, seed: int
+) -> Iterator[CandidateSet]:
+    """Read the sets of a suite one after the other, each with its candidates.
+
+    Args:
+        name: Key of ``SUITES``.
+        data: Holds a BEIR folder or its archive for each set.
+        cache: Folder for first-stage runs. A run is found again by the hash of corpus, queries and depth, so never for other texts.
+        top_k: Candidates of a query.
+        queries: Queries of each set, drawn with ``seed``; None takes all.
+        seed: Of the drawing.
+
+    Raises:
+        FileNotFoundError: If a set is missing; the message names it.
+        ValueError: If there is no such suite, or a file of a set is bad.
+    """
+    if name not in SUITES:
+        raise ValueError(f"suite: there is no {name!r}; there are {', '.join(SUITES)}")
+    for entry in SUITES[name]:
+        collection = draw_queries(load_collection(str(data / entry.source), "test"), queries, seed)
+        candidates, key = cached_candidates(collection, top_k, cache)
+        digest = hashlib.sha256((key + json.dumps(collection.qrels, sort_keys=True)).encode()).hexdigest()
+        yield CandidateSet(entry.group, collection, candidates, digest)
+
+
+def draw_queries(collection: Collection, count: int | None, seed: int) -> Collection:
+    """The collection with some of its queries only, drawn with the seed; None, or more than there are, keeps all."""
+    if count is None or count >= len(collection.queries):
+        return collection
+    # By sorted ids: which queries are drawn does not hang on their order in the file.
+    drawn = set(random.Random(seed).sample(sorted(collection.queries), count))
+    queries = {query_id: text for query_id, text in collection.queries.items() if query_id in drawn}
+    return Collection(
+        collection.name, collection.corpus, queries, {query_id: collection.qrels[query_id] for query_id in queries}
+    )
+
+
+def cached_candidates(collection: Collection, top_k: int, cache: Path) -> tuple[Run, str]:
+    """BM25's best documents of each query, read from ``cache`` where they were found before.
+
+    Returns:
+        The run, and the hash of corpus, queries and depth that it is kept under.
+    """
+    digest = hashlib.sha256(f"bm25/{top_k}".encode())
+    for texts in (collection.corpus, collection.queries):
+        # Sorted: BM25 orders documents by id, so their order in the file changes nothing. JSON keeps lone surrogates and borders.
+        digest.update(json.dumps(sorted(texts.items())).encode())
+    key = digest.hexdigest()
+    path = cache / "candidates" / f"{collection.name}-{key[:16]}.json"
+    if path.is_file():
+        kept = read_json(path)
+        if kept["key"] == key:
+            return kept["run"], key
+    run = BM25(collection.corpus).search(collection.queries, top_k)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"key": key, "run": run})
+    return run, key

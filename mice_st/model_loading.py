@@ -1,0 +1,123 @@
+"""Any model that ranks, from its folder or Hub id: MICE, a plain cross-encoder, a bi-encoder or ColBERT."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
+from transformers import AutoConfig
+
+from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.modeling.modeling_mice import MiceConfig
+
+Kind = Literal["mice", "cross_encoder", "bi_encoder", "colbert"]
+KIND_OF_MODEL_TYPE: dict[str, Kind] = {
+    "CrossEncoder": "cross_encoder",
+    "SentenceTransformer": "bi_encoder",
+    "MultiVectorEncoder": "colbert",
+}
+
+
+def model_kind(name: str) -> Kind:
+    """What a folder or Hub id holds, from its configurations alone.
+
+    A folder of sentence-transformers says so itself; one without its files is a bi-encoder if it has a list of modules, and a cross-encoder
+    if its architecture classifies sequences.
+
+    Raises:
+        FileNotFoundError: If there is no model.
+        ValueError: If it is none of the four kinds.
+    """
+    if Path(name).exists() and not (Path(name) / "config.json").is_file() and not _read(name, "modules.json"):
+        raise FileNotFoundError(f"{name}: there is no config.json, so this is no model")
+    config = _read(name, "config.json") or {}
+    if config.get("model_type") == MiceConfig.model_type:
+        return "mice"
+    has_modules = _read(name, "modules.json") is not None
+    model_type = (_read(name, "config_sentence_transformers.json") or {}).get("model_type")
+    if model_type is None and has_modules:  # folders from before sentence-transformers wrote the type
+        model_type = "SentenceTransformer"
+    if model_type is None and any("SequenceClassification" in item for item in config.get("architectures") or ()):
+        model_type = "CrossEncoder"
+    if model_type not in KIND_OF_MODEL_TYPE:
+        raise ValueError(
+            f"{name}: holds neither MICE, nor a cross-encoder, nor a SentenceTransformer, nor a MultiVectorEncoder "
+            f"(model type {model_type}, architectures {config.get('architectures')})"
+        )
+    return KIND_OF_MODEL_TYPE[model_type]
+
+
+def load_model(name: str, device: str | None = None, max_length: int | None = None) -> Any:
+    """Load a model as what it is.
+
+    Args:
+        name: Folder or Hub id.
+        device: Where it computes; None takes the best there is.
+        max_length: Longest document (MICE, bi-encoder, ColBERT) or pair, in tokens; None takes the model's own.
+
+    Returns:
+        A ``MiceCrossEncoder``, ``CrossEncoder``, ``SentenceTransformer`` or ``MultiVectorEncoder``.
+
+    Raises:
+        FileNotFoundError: If there is no model.
+        ValueError: If it is none of the four kinds.
+    """
+    kind = model_kind(name)
+    if kind in ("mice", "cross_encoder"):
+        return load_cross_encoder(name, device, max_length)
+    model = (SentenceTransformer if kind == "bi_encoder" else MultiVectorEncoder)(name, device=device)
+    if max_length is not None:
+        model.max_seq_length = max_length
+    return model
+
+
+def load_cross_encoder(name: str, device: str | None = None, max_length: int | None = None) -> CrossEncoder:
+    """Load MICE where the folder holds MICE, and any other cross-encoder or encoder as a plain ``CrossEncoder``."""
+    options: dict[str, Any] = {"device": device}
+    if max_length is not None:
+        options["max_length"] = max_length
+    if AutoConfig.from_pretrained(name).model_type == MiceConfig.model_type:
+        return MiceCrossEncoder(name, **options)
+    # The identity, as for MICE: a sigmoid reaches exactly 1.0 and makes ties.
+    return CrossEncoder(name, num_labels=1, activation_fn=torch.nn.Identity(), **options)
+
+
+def model_hash(name: str) -> str:
+    """SHA-256 over names and contents of all files of a local folder, sub-folders included; a Hub id stands for itself.
+
+    Checkpoints of a training run inside the folder do not count.
+    """
+    folder = Path(name)
+    digest = hashlib.sha256()
+    if not folder.is_dir():
+        digest.update(name.encode())
+        return digest.hexdigest()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        relative = file.relative_to(folder)
+        if relative.parts[0] in ("checkpoints", "__pycache__") or file.suffix == ".md":
+            continue
+        digest.update(str(relative).encode())
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _read(name: str, file_name: str) -> Any:
+    """One JSON file of a folder or Hub repository, or None where it has no such file."""
+    if Path(name).is_dir():
+        path = Path(name) / file_name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        return json.loads(Path(hf_hub_download(name, file_name)).read_text(encoding="utf-8"))
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(f"{name}: there is no such folder, and the Hub cannot be reached") from error
+    except EntryNotFoundError:
+        return None
+    except ValueError as error:  # not of the form of a Hub id
+        raise FileNotFoundError(f"{name}: there is no such folder, and it is no Hub id") from error

@@ -1,0 +1,235 @@
+"""``mice-st evaluate``: figures against an obvious path, what is kept, and what is never read again."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
+
+from mice_st import MiceCrossEncoder, cli
+from mice_st.collection import Collection, write_beir
+from mice_st.evaluation import suites
+from mice_st.evaluation.command import EvaluateOptions, evaluate, format_table
+from mice_st.evaluation.metrics import evaluate_run
+from mice_st.evaluation.suites import SuiteSet, cached_candidates, draw_queries
+from mice_st.evaluation.systems import list_systems
+from mice_st.first_stage import BM25
+from mice_st.model_loading import model_hash, model_kind
+
+Options = Callable[..., EvaluateOptions]
+
+
+def collection(name: str, seed: int) -> Collection:
+    """12 documents of six words, 6 queries of two words; every document has 'city', so that BM25 finds all."""
+    words = [
+        "berlin",
+        "museum",
+        "river",
+        "bridge",
+        "capital",
+        "sort",
+        "file",
+        "read",
+        "write",
+        "open",
+        "close",
+        "path",
+        "cat",
+        "dog",
+        "bird",
+    ]
+    generator = random.Random(seed)
+    corpus = {f"d{place}": " ".join([*generator.sample(words, 5), "city"]) for place in range(12)}
+    queries = {f"q{place}": " ".join([*generator.sample(words, 2), "city"]) for place in range(6)}
+    return Collection(name, corpus, queries, {query: {f"d{place}": 1} for place, query in enumerate(queries)})
+
+
+SETS = {name: collection(name, seed) for seed, name in enumerate(("first", "second", "third"))}
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
+    """``options(*models, **fields)`` over a suite of three sets, two of them in one group."""
+    for name, made in SETS.items():
+        write_beir(made, tmp_path / "data" / name, "test")
+    entries = tuple(SuiteSet(f"{name}:test", "b" if name == "third" else "a") for name in SETS)
+    monkeypatch.setitem(suites.SUITES, "tiny", entries)
+
+    def make(*models: str | Path, **fields: Any) -> EvaluateOptions:
+        defaults = {"data": str(tmp_path / "data"), "output": str(tmp_path / "out.json"), "suite": "tiny"}
+        return EvaluateOptions([str(model) for model in models], **{**defaults, "top_k": 8, "device": "cpu", **fields})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def colbert_folder(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("colbert")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        MultiVectorEncoder(str(encoder_folder), device="cpu").save(str(folder), create_model_card=False)
+    return folder
+
+
+def expected(made: Collection, score: Callable[[str, list[str]], list[float]]) -> float:
+    """nDCG@10 of BM25's 8 best documents, ordered by a score for each query alone."""
+    candidates = BM25(made.corpus).search(made.queries, 8)
+    run = {
+        query: dict(zip(items, score(made.queries[query], [made.corpus[item] for item in items]), strict=True))
+        for query, items in candidates.items()
+    }
+    return evaluate_run(made.qrels, run).ndcg_at_10
+
+
+def test_every_kind_of_model_is_measured_as_it_scores_by_itself(
+    options: Options, mice_folder: Path, cross_encoder_folder: Path, embedding_folder: Path, colbert_folder: Path
+) -> None:
+    mice = MiceCrossEncoder(str(mice_folder), device="cpu")
+    cross_encoder = CrossEncoder(str(cross_encoder_folder), device="cpu", activation_fn=torch.nn.Identity())
+    bi_encoder = SentenceTransformer(str(embedding_folder), device="cpu")
+    colbert = MultiVectorEncoder(str(colbert_folder), device="cpu")
+
+    def maxsim(query: str, texts: list[str]) -> list[float]:
+        rows = torch.as_tensor(colbert.encode_query(query))
+        return [float((rows @ torch.as_tensor(colbert.encode_document(text)).T).amax(1).sum()) for text in texts]
+
+    scores = {
+        mice_folder: lambda query, texts: mice.predict([(query, text) for text in texts]).tolist(),
+        cross_encoder_folder: lambda query, texts: [float(cross_encoder.predict((query, text))) for text in texts],
+        embedding_folder: lambda query, texts: (bi_encoder.encode(texts) @ bi_encoder.encode(query)).tolist(),
+        colbert_folder: maxsim,
+    }
+    results = evaluate(options("bm25", *scores))
+    assert [row["name"] for row in results["systems"]] == ["bm25", *(folder.name for folder in scores)]
+    assert [model_kind(str(folder)) for folder in scores] == ["mice", "cross_encoder", "bi_encoder", "colbert"]
+    for row, score in zip(results["systems"][1:], scores.values(), strict=True):
+        for name, made in SETS.items():
+            assert row["sets"][name]["ndcg@10"] == pytest.approx(expected(made, score), abs=1e-9), (row["name"], name)
+    first = results["systems"][0]
+    for name, made in SETS.items():
+        measured = evaluate_run(made.qrels, BM25(made.corpus).search(made.queries, 8))
+        assert first["sets"][name]["recall"] == measured.recall
+        assert first["sets"][name]["mrr@10"] == measured.mrr_at_10
+    for row in results["systems"]:
+        figures = [row["sets"][name]["ndcg@10"] for name in SETS]
+        assert row["groups"]["a"]["ndcg@10"] == mean(figures[:2])
+        assert row["groups"]["b"]["ndcg@10"] == figures[2]
+
+
+def test_the_command_prints_one_row_for_each_system_and_codec(
+    options: Options, mice_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    made = options()
+    arguments = ["--model", "bm25", str(mice_folder), "--data", made.data, "--output", made.output, "--suite", "tiny"]
+    assert cli.main(["evaluate", *arguments, "--codecs", "fp32", "int4", "--queries", "0"]) == 0
+    table = capsys.readouterr().out.strip().splitlines()
+    assert table[0] == "| system | first | second | mean a | third | mean b |"
+    names = ["bm25", f"{mice_folder.name}@fp32", f"{mice_folder.name}@int4"]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table[2:]] == names
+    results = json.loads(Path(made.output).read_text())
+    assert table == format_table(results).splitlines()
+    assert [entry["queries"] for entry in results["sets"]] == [6, 6, 6]
+
+
+def test_a_killed_evaluation_measures_nothing_twice(
+    options: Options, mice_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    measure = evaluate_run
+
+    def count(qrels: Any, run: Any) -> Any:
+        calls.append("measured")
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(qrels, run)
+
+    monkeypatch.setattr("mice_st.evaluation.command.evaluate_run", count)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(options(mice_folder))
+    resumed = evaluate(options(mice_folder))
+    assert len(calls) == 4, "two sets, the third that was cut off, and the third again"
+    monkeypatch.setattr("mice_st.evaluation.systems.load_model", lambda *_: pytest.fail("there is nothing to load"))
+    assert evaluate(options(mice_folder)) == resumed
+
+
+def test_nothing_stale_is_read(options: Options, mice_folder: Path, shake: Callable, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(mice_folder, folder)
+    before = evaluate(options(folder, codecs=["fp32"]))
+    changed = MiceCrossEncoder(str(folder), device="cpu")
+    shake(changed, seed=9, scale=0.5)
+    changed.save(str(folder))
+    after = evaluate(options(folder, codecs=["fp32"]))
+    assert after["systems"] != before["systems"]
+    fresh = evaluate(options(folder, codecs=["fp32"], cache=str(tmp_path / "empty")))
+    assert fresh["systems"] == after["systems"]
+
+
+def test_candidates_are_found_again_by_texts_and_depth_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = SETS["first"]
+    run, key = cached_candidates(made, 8, tmp_path)
+    assert run == BM25(made.corpus).search(made.queries, 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(BM25, "search", lambda *_: pytest.fail("it was found before"))
+        assert cached_candidates(made, 8, tmp_path) == (run, key)
+    texts = made.corpus | {"d0": "berlin"}
+    others = [
+        cached_candidates(made, 3, tmp_path),
+        cached_candidates(Collection("first", texts, made.queries, made.qrels), 8, tmp_path),
+        cached_candidates(Collection("first", made.corpus, {"q0": "berlin"}, made.qrels), 8, tmp_path),
+    ]
+    assert len({key, *(other for _, other in others)}) == 4
+    assert others[1][0] == BM25(texts).search(made.queries, 8)
+
+
+def test_queries_are_drawn_by_the_seed_with_their_judgements() -> None:
+    drawn = draw_queries(SETS["first"], 3, 0)
+    assert len(drawn.queries) == 3
+    assert drawn.qrels == {query: SETS["first"].qrels[query] for query in drawn.queries}
+    assert drawn.queries == draw_queries(SETS["first"], 3, 0).queries
+    assert len({tuple(draw_queries(SETS["first"], 3, seed).queries) for seed in range(5)}) > 1
+
+
+def test_the_dev_suite_names_sets_of_both_groups() -> None:
+    groups = [entry.group for entry in suites.SUITES["dev"]]
+    assert (groups.count("in domain"), groups.count("out of domain")) == (3, 4)
+
+
+def test_the_hash_of_a_model_sees_weights_and_not_its_card(mice_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(mice_folder, tmp_path / "copy")
+    assert model_hash(str(tmp_path / "copy")) == model_hash(str(mice_folder))
+    (tmp_path / "copy" / "README.md").write_text("new")
+    assert model_hash(str(tmp_path / "copy")) == model_hash(str(mice_folder))
+    (tmp_path / "copy" / "config.json").write_text("{}")
+    assert model_hash(str(tmp_path / "copy")) != model_hash(str(mice_folder))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "absent/model", "--suite", "tiny"], "absent/model: there is no such folder"),
+        (["--model", "bm25", "bm25", "--suite", "tiny"], "model: 'bm25' is given twice"),
+        (["--model", "bm25", "--suite", "none"], "suite: there is no 'none'; there are dev"),
+        (["--model", "bm25", "--suite", "tiny", "--top_k", "0"], "top_k: must be at least 1"),
+        (["--model", "bm25", "--suite", "dev"], "squad: there is no such folder, and no squad.tar.gz"),
+    ],
+)
+def test_bad_input_is_one_line(
+    options: Options, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = options()
+    assert cli.main(["evaluate", *arguments, "--data", made.data, "--output", made.output]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_a_model_and_an_unknown_kind_are_told_apart(tmp_path: Path, encoder_folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        list_systems([str(tmp_path)], ["fp16"], 8)
+    with pytest.raises(ValueError, match="holds neither MICE"):
+        list_systems([str(encoder_folder)], ["fp16"], 8)
