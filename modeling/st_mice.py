@@ -134,7 +134,7 @@ class MiceTransformer(Transformer):
             A plain dict (a BatchEncoding breaks under DistributedDataParallel) of what ``forward`` reads.
 
         Raises:
-            ValueError: If a row is not a pair of texts; names the row.
+            ValueError: If a row is not a pair of texts, or its states are those of several passages; names the row.
         """
         if all(isinstance(row, str) for row in inputs):
             ids, mask = pad_ids(self.tokenize_side(inputs, "document"))
@@ -146,7 +146,9 @@ class MiceTransformer(Transformer):
         for row, pair in enumerate(inputs):
             query, document = check_pair(pair, row)
             check_text(query, f"pair {row}: the query")
-            if not is_states(document):
+            if is_states(document):
+                check_passages(document, row, self.model.config.cls_token_id)
+            else:
                 check_text(document, f"pair {row}: the document", self.max_seq_length * CHARACTERS_PER_TOKEN)
             pairs.append(((prompt or "") + query, document))
         for query, document in pairs:
@@ -224,6 +226,16 @@ class MiceTransformer(Transformer):
 def is_states(document: Any) -> bool:
     """Whether a document is given as ``DocumentStates``, whichever copy of that class made it."""
     return hasattr(document, "states") and hasattr(document, "input_ids")
+
+
+def check_passages(document: Any, row: int, cls_token_id: int) -> None:
+    """Refuse the states of a document that was cut into passages: read as one text they would get a wrong score."""
+    passages = int((document.input_ids == cls_token_id).sum())
+    if passages > 1:
+        raise ValueError(
+            f"pair {row}: the document is made of {passages} passages, which are scored one by one: rank it with "
+            "MiceCrossEncoder of mice-st, or give each passage as a document."
+        )
 
 
 def check_pair(pair: Any, row: int) -> tuple[Any, Any]:

@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from mice_st.collection import Document
+from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.demo import find_backbone, print_table
 from mice_st.evaluation.plots import plot_quality_and_time
+from mice_st.first_stage import BM25
+from mice_st.python_docs import load_python_docs
+from mice_st.states.encoding import encode_corpus
+from mice_st.states.fingerprint import fingerprint_of
+from mice_st.states.store import open_store
 
 SYSTEMS = ["bm25", "bi-encoder", "cross-encoder", "mice", "mice-stored"]
 
@@ -38,19 +45,27 @@ def test_table_names_every_system_once(capsys: pytest.CaptureFixture[str]) -> No
     assert [line.split()[0] for line in lines if "0.5000" in line] == SYSTEMS
 
 
-@pytest.mark.slow
-def test_demo_leaves_results_picture_and_a_model_that_learned(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The demo's output folder and what it printed, run as a user would with an empty home."""
+    home = tmp_path_factory.mktemp("home")
     arguments = ["--output", "out", "--training_seconds", "90", "--cross_encoder_queries", "3", "--test_queries", "60"]
     process = subprocess.run(
         [sys.executable, "-m", "mice_st.cli", "demo", *arguments],
-        cwd=tmp_path,
-        env=os.environ | {"HF_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)},
+        cwd=home,
+        env=os.environ | {"HF_HOME": str(home / "cache"), "HOME": str(home)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert process.returncode == 0, process.stderr[-2000:]
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    return home / "out", process.stdout
+
+
+@pytest.mark.slow
+def test_demo_leaves_results_picture_and_a_model_that_learned(demo: tuple[Path, str]) -> None:
+    output, printed = demo
+    results = json.loads((output / "results.json").read_text())
     assert [row["system"] for row in results["rows"]] == SYSTEMS
     figures = {row["system"]: row for row in results["rows"]}
     # A cross-encoder that trained for a minute may well rank none of its three queries.
@@ -59,6 +74,29 @@ def test_demo_leaves_results_picture_and_a_model_that_learned(tmp_path: Path) ->
     assert figures["mice"]["ndcg@10"] == figures["mice-stored"]["ndcg@10"]
     assert figures["mice-stored"]["ndcg@10"] > figures["bm25"]["ndcg@10"]
     assert figures["cross-encoder"]["queries"] == 3
-    assert (tmp_path / "out" / "quality_vs_time.png").stat().st_size > 10_000
-    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
-    assert [line.split()[1] for line in process.stdout.splitlines()[-3:]] == ["rank", "encode", "train"]
+    assert (output / "quality_vs_time.png").stat().st_size > 10_000
+    assert (output / "model" / "model.safetensors").exists()
+    assert [line.split()[1] for line in printed.splitlines()[-3:]] == ["rank", "encode", "train"]
+
+
+@pytest.mark.slow
+def test_the_demos_queries_rank_alike_from_store_from_memory_and_on_the_fly(
+    demo: tuple[Path, str], tmp_path: Path
+) -> None:
+    model = MiceCrossEncoder(str(demo[0] / "model"), device="cpu", local_files_only=True)
+    test = load_python_docs("test")
+    queries = dict(list(test.queries.items())[:40])
+    candidates = BM25(test.corpus).search(queries, 20)
+    ids = sorted({document_id for found in candidates.values() for document_id in found})
+    states = dict(zip(ids, model.encode_documents([test.corpus[document_id] for document_id in ids]), strict=True))
+    # fp32, so that all three read the same states; what a codec's rounding changes is the benchmark's to measure.
+    with open_store(tmp_path / "store.sqlite", fingerprint_of(model, "fp32", ""), read_only=False) as store:
+        encode_corpus(model, [Document(document_id, test.corpus[document_id]) for document_id in ids], store)
+        for query_id, query in queries.items():
+            found = list(candidates[query_id])
+            orders = [
+                [entry["corpus_id"] for entry in model.rank(query, store=store, ids=found)],
+                [found[entry["corpus_id"]] for entry in model.rank(query, [states[item] for item in found])],
+                [found[entry["corpus_id"]] for entry in model.rank(query, [test.corpus[item] for item in found])],
+            ]
+            assert orders[0] == orders[1] == orders[2], query

@@ -216,6 +216,15 @@ BAD_PAIRS: list[tuple[Any, str]] = [
 ]
 
 
+def test_stock_cross_encoder_refuses_passages_that_it_would_read_as_one_text(
+    stock: CrossEncoder, mice: MiceCrossEncoder
+) -> None:
+    short, long = mice.encode_documents(["the city", "people live in berlin " * 40], passages=True)
+    with pytest.raises(ValueError, match=r"pair 1: the document is made of \d+ passages, .* MiceCrossEncoder"):
+        stock.predict([("where", short), ("where", long)])
+    assert np.isfinite(mice.predict([("where", short), ("where", long)])).all()
+
+
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize(("inputs", "message"), BAD_PAIRS)
 def test_what_is_no_pair_of_texts_is_named(
