@@ -77,6 +77,11 @@ COMMANDS = {
         "mice_st.benchmark.plan:BenchOptions",
         "mice_st.benchmark.command:run_bench",
     ),
+    "mask": Command(
+        "mask a cross-encoder's interactions one by one and measure what each is worth",
+        "mice_st.laboratory.command:MaskOptions",
+        "mice_st.laboratory.command:run_mask",
+    ),
     "demo": Command(
         "convert, train, save, load and re-rank, on the documentation of the installed Python",
         "mice_st.demo:DemoOptions",

@@ -24,6 +24,7 @@ LAYERS: list[tuple[str, str]] = [
     ("__init__", "below"),  # what `import mice_st` offers; nobody below `demo` and `cli` imports it
     ("evaluation", "below"),
     ("training benchmark hub", "below"),
+    ("laboratory", "below"),
     ("rank_command store_commands", "below"),
     ("demo cli", "below demo cli __init__"),
 ]

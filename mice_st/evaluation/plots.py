@@ -17,11 +17,7 @@ def plot_quality_and_time(rows: Sequence[dict[str, Any]], path: Path) -> None:
     Raises:
         ImportError: If matplotlib is not installed; the message names the extra.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ImportError('pictures need matplotlib: pip install "mice-st[demo]"') from error
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = _make_figure((7, 4.5))
     axes = figure.subplots()
     for row in rows:
         is_ours = row["system"].startswith("mice")
@@ -40,3 +36,82 @@ def plot_quality_and_time(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_ylabel("nDCG@10")
     axes.set_title("Re-ranking BM25's 100 best documents")
     figure.savefig(path, dpi=150)
+
+
+def plot_readable_segments(rows: Sequence[dict[str, Any]], segments: Sequence[str], path: Path) -> None:
+    """Heat maps of who reads whom: a panel for each model, its cells coloured by the number of layers.
+
+    Args:
+        rows: Dictionaries with ``step``, ``ndcg@10`` and ``readable`` (layers x segments x segments, 0 or 1: whether the
+            row's segment reads the column's).
+        segments: Names of the segments.
+        path: PNG file to write.
+
+    Raises:
+        ImportError: If matplotlib is not installed; the message names the extra.
+    """
+    columns = min(4, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = _make_figure((3.1 * columns, 3.4 * lines))
+    panels = figure.subplots(lines, columns, squeeze=False).flat
+    for panel in panels:
+        panel.set_axis_off()
+    for panel, row in zip(panels, rows, strict=False):
+        layers = row["readable"]
+        panel.set_axis_on()
+        reading = [[[layer[a][b] for layer in layers] for b in range(len(segments))] for a in range(len(segments))]
+        panel.imshow([[sum(cell) for cell in line] for line in reading], cmap="Blues", vmin=0, vmax=len(layers))
+        panel.set_xticks(range(len(segments)), segments, fontsize=8)
+        panel.set_yticks(range(len(segments)), segments, fontsize=8)
+        panel.set_title(f"{row['step']}: {row['ndcg@10']:.3f}", fontsize=10)
+        for a, line in enumerate(reading):
+            for b, cell in enumerate(line):
+                light = sum(cell) > len(layers) / 2
+                panel.text(
+                    b, a, _layer_range(cell), ha="center", va="center", fontsize=7, color="white" if light else "black"
+                )
+    figure.suptitle("Rows read columns in these layers; nDCG@10 above each panel", fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+def _layer_range(reads: Sequence[int]) -> str:
+    """The layers in which something is read: ``"all"``, ``""``, or ``"4-11"``."""
+    layers = [layer for layer, is_read in enumerate(reads) if is_read]
+    if len(layers) in (0, len(reads)):
+        return "all" if layers else ""
+    is_one_piece = layers[-1] - layers[0] + 1 == len(layers)
+    return f"{layers[0]}-{layers[-1]}" if is_one_piece else ",".join(map(str, layers))
+
+
+def plot_fusion_layers(ndcg: dict[int, float], full: float, recommended: int, path: Path) -> None:
+    """nDCG@10 against the layer at which the query begins to read the document.
+
+    Args:
+        ndcg: Fusion layer -> nDCG@10.
+        full: nDCG@10 of the unmasked cross-encoder.
+        recommended: Fusion layer to mark.
+        path: PNG file to write.
+
+    Raises:
+        ImportError: If matplotlib is not installed; the message names the extra.
+    """
+    figure = _make_figure((6.5, 4))
+    axes = figure.subplots()
+    axes.plot(list(ndcg), list(ndcg.values()), marker="o", color="#3b5b7a", label="Mask3")
+    axes.axhline(full, color="#888888", linestyle="--", label="full cross-encoder")
+    axes.scatter([recommended], [ndcg[recommended]], s=160, color="#c1440e", zorder=3, label="recommended")
+    axes.set_xticks(list(ndcg))
+    axes.grid(True, alpha=0.3)
+    axes.set_xlabel("fusion layer: layers below it keep query and document apart")
+    axes.set_ylabel("nDCG@10")
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def _make_figure(size: tuple[float, float]) -> Any:
+    """An empty figure of that size, in inches."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ImportError('pictures need matplotlib: pip install "mice-st[demo]"') from error
+    return Figure(figsize=size, layout="constrained")

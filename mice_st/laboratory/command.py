@@ -1,0 +1,128 @@
+"""``mice-st mask``: which interactions of a cross-encoder matter, measured; and what its way to MICE costs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from mice_st.evaluation.plots import plot_fusion_layers, plot_readable_segments
+from mice_st.hub_folder import write_json
+from mice_st.laboratory.experiment import Experiment, Retraining, load_experiment
+from mice_st.laboratory.ladder import count_layers, ladder_steps, measure_ladder, recommend_fusion_layer
+from mice_st.masking import SEGMENTS
+
+
+@dataclass
+class MaskOptions:
+    """Mask a cross-encoder's interactions one by one and measure what each is worth."""
+
+    model: str = field(metadata={"help": "Folder or Hub id of the cross-encoder."})
+    data: str = field(default="python-docs", metadata={"help": '"python-docs" or a BEIR folder.'})
+    output: str = field(default="mask_output", metadata={"help": "Folder for results.json and the pictures."})
+    split: str = field(default="test", metadata={"help": "Split to measure on."})
+    train_split: str = field(default="train", metadata={"help": "Split to re-train on."})
+    queries: int | None = field(default=50, metadata={"help": "Measure on this many queries, drawn with the seed."})
+    top_k: int = field(default=50, metadata={"help": "Candidates of BM25 that are re-ranked for each query."})
+    max_length: int | None = field(default=None, metadata={"help": "Longest pair, in tokens (default: the model's)."})
+    fusion_layer: int | None = field(
+        default=None, metadata={"help": "Layers in which mask3 and prettr keep both sides apart (default: half)."}
+    )
+    sweep_fusion_layer: bool = field(
+        default=False, metadata={"help": "Also measure mask3 at every fusion layer, and recommend one."}
+    )
+    tolerance: float = field(
+        default=0.01, metadata={"help": "nDCG@10 that a recommended fusion layer may lie below the best."}
+    )
+    train_steps: int | None = field(default=None, metadata={"help": "Re-train each model for this many steps."})
+    train_seconds: float | None = field(default=None, metadata={"help": "Re-train each model for this long."})
+    learning_rate: float = field(default=2e-5, metadata={"help": "Highest learning rate of the re-training."})
+    batch_size: int = field(default=8, metadata={"help": "Queries in a step of the re-training."})
+    negatives: int = field(default=7, metadata={"help": "Negatives of each query in the re-training."})
+    seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
+
+    @property
+    def retraining(self) -> Retraining | None:
+        """How to re-train, or None."""
+        if self.train_steps is None and self.train_seconds is None:
+            return None
+        return Retraining(
+            self.train_steps, self.train_seconds, self.learning_rate, self.batch_size, self.negatives, self.seed
+        )
+
+
+def run_mask(options: MaskOptions) -> None:
+    """Run the experiments, print their tables, and write results.json and the pictures."""
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("mice_st").setLevel(logging.ERROR)  # a line for each query with a cut document says nothing new
+    layers = count_layers(options.model)
+    fusion_layer = layers // 2 if options.fusion_layer is None else options.fusion_layer
+    train_split = options.train_split if options.retraining else None
+    experiment = load_experiment(options.data, options.split, train_split, options.queries, options.top_k, options.seed)
+    output = Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    collection = experiment.evaluator.collection
+    print(
+        f"{options.model}: {layers} layers; {len(collection.queries)} queries of {collection.name}, BM25's best "
+        f"{options.top_k} documents; {describe_training(options)}"
+    )
+    rows = measure(options, ladder_steps(fusion_layer), experiment)
+    print_ladder(rows)
+    plot_readable_segments(rows, SEGMENTS, output / "ladder.png")
+    results: dict[str, Any] = {"ladder": rows}
+    if options.sweep_fusion_layer:
+        results["sweep"] = sweep(options, layers, rows[0]["ndcg@10"], experiment)
+    write_json(
+        output / "results.json",
+        {
+            **results,
+            "options": asdict(options),
+            "layers": layers,
+            "segments": SEGMENTS,
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        },
+    )
+    print(f"Written: {output}/results.json and the pictures beside it")
+
+
+def measure(options: MaskOptions, steps: list[str], experiment: Experiment) -> list[dict[str, Any]]:
+    """``measure_ladder`` with the options of the command."""
+    return measure_ladder(
+        options.model, steps, experiment, options.retraining, Path(options.output) / "models", options.max_length
+    )
+
+
+def sweep(options: MaskOptions, layers: int, full: float, experiment: Experiment) -> dict[str, Any]:
+    """Measure mask3 at every fusion layer, print and draw it, and recommend one."""
+    steps = [f"mask3-l{layer}" for layer in range(1, layers + 1)]
+    rows = measure(options, steps, experiment)
+    ndcg = {layer: row["ndcg@10"] for layer, row in enumerate(rows, start=1)}
+    recommended = recommend_fusion_layer(ndcg, options.tolerance)
+    plot_fusion_layers(ndcg, full, recommended, Path(options.output) / "sweep.png")
+    print("\nfusion layer  nDCG@10")
+    for layer, figure in ndcg.items():
+        print(f"{layer:>12}  {figure:7.4f}{'  <- recommended' if layer == recommended else ''}")
+    print(f"The highest within {options.tolerance} of the best: --contextualization_layers {recommended}")
+    return {"ndcg@10": ndcg, "recommended": recommended, "tolerance": options.tolerance}
+
+
+def describe_training(options: MaskOptions) -> str:
+    """Whether the models were trained, for the head of a table."""
+    if options.retraining is None:
+        return "not re-trained"
+    limit = f"{options.train_steps} steps" if options.train_steps else f"{options.train_seconds:g} s"
+    return f"each model re-trained for {limit}"
+
+
+def print_ladder(rows: list[dict[str, Any]]) -> None:
+    """The ladder as a table."""
+    print(f"\n{'step':<12}  nDCG@10  against the first    MRR@10  largest score difference")
+    for row in rows:
+        change = row["ndcg@10"] - rows[0]["ndcg@10"]
+        print(
+            f"{row['step']:<12}  {row['ndcg@10']:7.4f}  {change:+17.4f}  {row['mrr@10']:8.4f}  {row['difference']:.2e}"
+        )
