@@ -7,15 +7,13 @@ from pathlib import Path
 
 from sentence_transformers import CrossEncoder
 
-from mice_st.collection import Collection, read_beir
+from mice_st.collection import Collection
+from mice_st.collection_source import load_collection
 from mice_st.evaluation.reranking import RerankingEvaluator
+from mice_st.evaluation.suites import draw_queries
 from mice_st.first_stage import BM25
-from mice_st.python_docs import load_python_docs
-from mice_st.training.data import sample
 from mice_st.training.recipe import TrainingRecipe
 from mice_st.training.trainer import train
-
-PYTHON_DOCS = "python-docs"
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,8 @@ def load_experiment(
     """Load the data and find the candidates.
 
     Args:
-        data: ``"python-docs"``, the documentation of the installed Python, or a BEIR folder.
-        split: Split to measure on; of ``"python-docs"`` ``"test"``, ``"train"`` or ``"all"``.
+        data: ``"python-docs"``, or a BEIR folder or its archive; see ``collection_source``.
+        split: Split to measure on.
         train_split: Split to train on; None trains nothing.
         queries: Measure on this many queries, drawn with the seed; None takes all.
         top_k: Candidates of each query, from BM25.
@@ -50,24 +48,10 @@ def load_experiment(
     """
     if split == train_split:
         raise ValueError(f"train_split: {split!r} is the split that is measured on; it would be trained on as well")
-    collection = _read(data, split)
-    chosen = sample(list(collection.queries), queries, seed)
-    measured = Collection(
-        collection.name,
-        collection.corpus,
-        {query_id: collection.queries[query_id] for query_id in chosen},
-        {query_id: collection.qrels[query_id] for query_id in chosen},
-    )
+    measured = draw_queries(load_collection(data, split), queries, seed)
     candidates = BM25(measured.corpus).search(measured.queries, top_k)
-    return Experiment(
-        RerankingEvaluator(measured, candidates, split), None if train_split is None else _read(data, train_split)
-    )
-
-
-def _read(data: str, split: str) -> Collection:
-    if data == PYTHON_DOCS:
-        return load_python_docs(split)  # type: ignore[arg-type]  # it refuses other splits itself
-    return read_beir(data, split)
+    training = None if train_split is None else load_collection(data, train_split)
+    return Experiment(RerankingEvaluator(measured, candidates, split), training)
 
 
 @dataclass(frozen=True)
