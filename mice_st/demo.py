@@ -96,6 +96,7 @@ def run_demo(options: DemoOptions) -> None:
     print("4. The Hub folder, loaded by sentence-transformers alone in a fresh process")
     mice.save(str(output / "model"))
     shutil.copytree(backbone, output / "backbone", dirs_exist_ok=True)  # to try `mice-st convert` on
+    cross_encoder.save(str(output / "cross-encoder"))  # to try `mice-st mask` on
     check_hub_folder(output / "model", mice, test)
     print("5. Re-ranking BM25's 100 best documents")
     results = compare(options, test, mice, cross_encoder, SentenceTransformer(str(backbone), device="cpu"))
