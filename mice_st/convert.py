@@ -23,26 +23,11 @@ from transformers.utils import logging
 
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.hub_folder import write_hub_folder
-from mice_st.modeling.modeling_mice import BACKBONE_TYPES, MiceConfig, MiceForSequenceClassification
+from mice_st.modeling.backbones import BertBackbone, Origin, backbone_of
+from mice_st.modeling.modeling_mice import MiceConfig, MiceForSequenceClassification
+from mice_st.modeling.st_mice import count_pair_separators
 
 logger = logging.get_logger(__name__)
-
-# A backbone layer's tensors, by the names that they get in an interaction layer.
-BERT_LAYER = {
-    "self_attention.query": "attention.self.query",
-    "self_attention.key": "attention.self.key",
-    "self_attention.value": "attention.self.value",
-    "self_attention.output": "attention.output.dense",
-    "self_attention.norm": "attention.output.LayerNorm",
-    "feed_forward.intermediate": "intermediate.dense",
-    "feed_forward.output": "output.dense",
-    "feed_forward.norm": "output.LayerNorm",
-}
-CROSS_SEED = {
-    name.replace("self_attention", "cross_attention"): source
-    for name, source in BERT_LAYER.items()
-    if name.startswith("self_attention")
-}
 
 
 @dataclass(frozen=True)
@@ -65,7 +50,7 @@ class ConversionReport:
 
 @dataclass
 class _Source:
-    """A checkpoint, read: backbone tensors under BERT's own names, and what stands on top."""
+    """A checkpoint, read: backbone tensors under the backbone's own names, and what stands on top."""
 
     config: PretrainedConfig
     tokenizer: Any
@@ -74,6 +59,16 @@ class _Source:
     unread: list[str] = field(default_factory=list)  # in the file, without a place in the source's own model
     pooling: str | None = None
     max_length: int | None = None
+
+    @property
+    def kind(self) -> BertBackbone:
+        """What is particular to this type of backbone."""
+        return backbone_of(self.config)
+
+    @property
+    def head(self) -> dict[str, str]:
+        """Module of the head -> its origin in this checkpoint."""
+        return self.kind.cross_encoder_head if self.classifier else self.kind.encoder_head
 
 
 def convert(
@@ -133,11 +128,11 @@ def _read_source(source: str) -> _Source:
     if not Path(source).exists() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise FileNotFoundError(f"{source}: there is no such folder")  # transformers would call it a bad Hub id
     config = AutoConfig.from_pretrained(source)
-    if config.model_type not in BACKBONE_TYPES:
-        raise ValueError(f"{source}: a backbone of type {config.model_type!r}; known are {BACKBONE_TYPES}.")
+    backbone_of(config).check(config)
     tokenizer = AutoTokenizer.from_pretrained(source)
     if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
         raise ValueError(f"{source}: the tokenizer has no [CLS] or no [SEP] token.")
+    count_pair_separators(tokenizer)
     architecture = (config.architectures or [""])[0]
     is_classifier = architecture.endswith("ForSequenceClassification")
     loader = AutoModelForSequenceClassification if is_classifier else AutoModel
@@ -194,47 +189,45 @@ def _plan(
             f"interaction_layers: {above} layers from {list(seeds)} do not fit a backbone of {depth} layers, "
             f"{below} of which contextualise; ask for fewer, or name seed_layers."
         )
-    backbone = type(read.config).from_dict(read.config.to_dict() | {"num_hidden_layers": below, "architectures": None})
-    backbone._name_or_path = ""  # the folder of the source is nobody's business on the Hub
-    positions = backbone.max_position_embeddings
+    backbone = read.kind.keep_layers(read.config, below)
+    positions = read.kind.positions(backbone)
     defaults = {
         "pooled_residual": read.pooling is not None,
         "pooling": read.pooling or "mean",
-        "pooler": read.pooling is None and "pooler.dense.weight" in read.backbone,
+        "pooler": read.pooling is None and f"{read.head.get('pooler')}.weight" in read.backbone | read.classifier,
         "query_max_length": min(64, positions),
         "document_max_length": min(read.max_length or 512, positions),
         "cls_token_id": read.tokenizer.cls_token_id,
         "sep_token_id": read.tokenizer.sep_token_id,
+        "pair_separators": count_pair_separators(read.tokenizer),
     }
     return MiceConfig(backbone_config=backbone, interaction_layers=above, **defaults | fields), list(seeds)
 
 
 def _place(model: MiceForSequenceClassification, read: _Source, seeds: list[int]) -> ConversionReport:
     """Copy the source's tensors into the model and account for every one of both."""
-    target = model.state_dict()
-    wanted: dict[str, str] = {}
-    below = model.config.contextualization_layers
+    target, tensors = model.state_dict(), read.backbone | read.classifier
+    layers, below = read.kind.layers, model.config.contextualization_layers
+    wanted: dict[str, tuple[str, Origin]] = {}  # tensor of the result -> tensor of the source, and the part of it
     for key in read.backbone:
-        layer = int(key.split(".")[2]) if key.startswith("encoder.layer.") else -1
+        layer = int(key.removeprefix(layers).split(".")[0]) if key.startswith(layers) else -1
         if layer < below and not key.startswith("pooler."):
-            wanted[f"backbone.{key}"] = key
+            wanted[f"backbone.{key}"] = key, Origin("")
     is_narrow = model.config.interaction_hidden_size is not None  # then nothing of the backbone's width fits on top
-    for place, layer in enumerate([] if is_narrow else seeds):
-        for name, origin in (BERT_LAYER | CROSS_SEED).items():
-            for kind in ("weight", "bias"):
-                wanted[f"interaction.{place}.{name}.{kind}"] = f"encoder.layer.{layer}.{origin}.{kind}"
-    if model.config.pooler and not is_narrow:
-        wanted |= {f"pooler.{kind}": f"pooler.dense.{kind}" for kind in ("weight", "bias")}
-    wanted |= {} if is_narrow else {key: key for key in read.classifier}
-    tensors = read.backbone | read.classifier
-    if missing := sorted(set(wanted.values()) - set(tensors)):
+    for name, origin in ({} if is_narrow else _origins(read, seeds, model.config.pooler)).items():
+        for kind in ("weight", "bias"):
+            if f"{name}.{kind}" in target or f"{origin.module}.{kind}" in tensors:
+                wanted[f"{name}.{kind}"] = f"{origin.module}.{kind}", origin
+    used = {key for key, _ in wanted.values()}
+    if missing := sorted(used - set(tensors)):
         raise ValueError(f"The source lacks {missing}.")
     if astray := sorted(set(wanted) - set(target)):
-        raise ValueError(f"MICE has no place for {[wanted[key] for key in astray]} of the source.")
-    droppable = ("encoder.layer.", "pooler.") + (tuple(read.classifier) if is_narrow else ())
-    dropped = sorted(set(tensors) - set(wanted.values()))
-    unknown = [key for key in dropped if not key.startswith(droppable)]
-    unknown += [key for key in read.unread if not key.startswith("cls.")]  # heads of BERT's pre-training
+        raise ValueError(f"MICE has no place for {[wanted[key][0] for key in astray]} of the source.")
+    droppable = [layers, "pooler.", *(origin for name, origin in read.head.items() if name.startswith("pooler"))]
+    droppable += read.classifier if is_narrow else []
+    dropped = sorted(set(tensors) - used)
+    unknown = [key for key in dropped if not key.startswith(tuple(droppable))]
+    unknown += [key for key in read.unread if not key.startswith(read.kind.droppable)]
     if unknown:
         raise ValueError(f"Left over of the source: {unknown}.")
     fresh = [key for key in target if key not in wanted]
@@ -243,5 +236,18 @@ def _place(model: MiceForSequenceClassification, read: _Source, seeds: list[int]
         known += ["interaction.", "pooler.", "query_projection.", "document_projection."]
     if lost := [key for key in fresh if not key.startswith(tuple(known)) and ".exact_match." not in key]:
         raise ValueError(f"The source has nothing for {lost}.")
-    model.load_state_dict({key: tensors[origin] for key, origin in wanted.items()}, strict=False)
-    return ConversionReport(wanted, fresh, dropped + read.unread)
+    model.load_state_dict({key: part.of(tensors[name]) for key, (name, part) in wanted.items()}, strict=False)
+    return ConversionReport({key: name for key, (name, _) in wanted.items()}, fresh, dropped + read.unread)
+
+
+def _origins(read: _Source, seeds: list[int], pooler: bool) -> dict[str, Origin]:
+    """Module above the contextualisation layers -> where it comes from; cross-attention starts as self-attention."""
+    origins = {}
+    for place, layer in enumerate(seeds):
+        for name, origin in read.kind.layer_tensors.items():
+            origin = origin._replace(module=f"{read.kind.layers}{layer}.{origin.module}")
+            origins[f"interaction.{place}.{name}"] = origin
+            if name.startswith("self_attention."):
+                origins[f"interaction.{place}.cross_attention.{name.removeprefix('self_attention.')}"] = origin
+    head = {name: Origin(module) for name, module in read.head.items() if pooler or not name.startswith("pooler")}
+    return origins | head

@@ -25,15 +25,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from .backbones import BertBackbone, backbone_of
 from .interaction import CHUNK_DOCUMENTS, score_documents
 from .layers import MiceInteractionLayer, MiceMatchResidual, average_matches
 from .states import DocumentStates, EncodedTexts
 
-BACKBONE_TYPES = ("bert",)
 INTERACTION_ORDERS = ("cross_first", "self_first")
 POOLINGS = ("mean", "cls")
 
@@ -54,7 +54,8 @@ class MiceConfig(PretrainedConfig):
             version) or ``"self_first"`` (its first version).
         query_attends_cls: Whether the query's other tokens may read [CLS]. The paper: no.
         cls_attends_document: Whether [CLS] reads the document itself. The paper's first version: no.
-        pooler: Whether BERT's pooler (dense and tanh) stands between [CLS] and the classifier.
+        pooler: Whether the backbone's own dense layer stands between [CLS] and the classifier: BERT's pooler, the first
+            layer of RoBERTa's and ELECTRA's classification heads.
         pooled_residual: Adds ``exp(s) * cos(pool(query), pool(document))`` to the score, so that a model converted
             from an embedding model starts as that embedding model. Off is the paper.
         pooling: How the pooled residual pools contextualised states: ``"mean"`` over all tokens, or ``"cls"``.
@@ -62,8 +63,10 @@ class MiceConfig(PretrainedConfig):
         match_residual: Adds a learned weight of every exactly matched query token to the score. Off is the paper.
         query_max_length: Longest query, in tokens, [CLS] and [SEP] included. Longer ones are cut.
         document_max_length: Longest document, in tokens, [CLS] and [SEP] included. Longer ones are cut.
-        cls_token_id: Token id that starts a text.
-        sep_token_id: Token id that ends a text.
+        cls_token_id: Token id that starts a text. None takes the backbone's own; 101 for BERT and ELECTRA.
+        sep_token_id: Token id that ends a text. None takes the backbone's own; 102 for BERT and ELECTRA.
+        pair_separators: Separators between query and document in a pair encoding: 1, or 2 as RoBERTa has them. None
+            takes what is usual for the backbone.
         **kwargs: Passed to ``PretrainedConfig``.
 
     Raises:
@@ -88,8 +91,9 @@ class MiceConfig(PretrainedConfig):
         match_residual: bool = False,
         query_max_length: int = 64,
         document_max_length: int = 512,
-        cls_token_id: int = 101,
-        sep_token_id: int = 102,
+        cls_token_id: int | None = None,
+        sep_token_id: int | None = None,
+        pair_separators: int | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("num_labels", 1)
@@ -112,14 +116,15 @@ class MiceConfig(PretrainedConfig):
         self.match_residual = match_residual
         self.query_max_length = query_max_length
         self.document_max_length = document_max_length
-        self.cls_token_id = cls_token_id
-        self.sep_token_id = sep_token_id
+        own_ids = self.backbone.special_token_ids(backbone)
+        self.cls_token_id = own_ids[0] if cls_token_id is None else cls_token_id
+        self.sep_token_id = own_ids[1] if sep_token_id is None else sep_token_id
+        self.pair_separators = self.backbone.pair_separators if pair_separators is None else pair_separators
         self._check()
 
     def _check(self) -> None:
         backbone = self.backbone_config
-        if backbone.model_type not in BACKBONE_TYPES:
-            raise ValueError(f"backbone_config: model_type {backbone.model_type!r} is not one of {BACKBONE_TYPES}.")
+        self.backbone.check(backbone)
         if self.num_labels != 1:
             raise ValueError(f"num_labels: MICE gives one score per pair, got {self.num_labels}.")
         if backbone.num_hidden_layers < 1:
@@ -141,14 +146,26 @@ class MiceConfig(PretrainedConfig):
                 f"{backbone.hidden_size}, got {self.interaction_width}."
             )
         for name in ("query_max_length", "document_max_length"):
-            if not 3 <= getattr(self, name) <= backbone.max_position_embeddings:
+            if not 3 <= getattr(self, name) <= self.max_positions:
                 raise ValueError(
-                    f"{name}: must lie between 3 tokens and the backbone's {backbone.max_position_embeddings} "
+                    f"{name}: must lie between 3 tokens and the backbone's {self.max_positions} "
                     f"positions, got {getattr(self, name)}."
                 )
         for name in ("cls_token_id", "sep_token_id"):
             if not 0 <= getattr(self, name) < backbone.vocab_size:
                 raise ValueError(f"{name}: {getattr(self, name)} lies outside the vocabulary of {backbone.vocab_size}.")
+        if self.pair_separators not in (1, 2):
+            raise ValueError(f"pair_separators: must be 1 or 2, got {self.pair_separators}.")
+
+    @property
+    def backbone(self) -> BertBackbone:
+        """What is particular to this type of backbone."""
+        return backbone_of(self.backbone_config)
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of the longest text that the backbone reads."""
+        return self.backbone.positions(self.backbone_config)
 
     @property
     def contextualization_layers(self) -> int:
@@ -184,7 +201,7 @@ class MicePreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["BertLayer", "MiceInteractionLayer"]
+    _no_split_modules = ["BertLayer", "RobertaLayer", "XLMRobertaLayer", "ElectraLayer", "MiceInteractionLayer"]
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
@@ -206,9 +223,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
 
     def __init__(self, config: MiceConfig) -> None:
         super().__init__(config)
-        self.backbone = AutoModel.from_config(
-            config.backbone_config, add_pooling_layer=False, attn_implementation=config._attn_implementation
-        )
+        self.backbone = config.backbone.build(config.backbone_config, config._attn_implementation)
         # Free of bias, so that the mean of narrow states is the narrow mean: the pooled residual stays a cosine of means.
         narrow = config.interaction_hidden_size is not None
         self.query_projection = nn.Linear(config.hidden_size, config.interaction_width, bias=False) if narrow else None
@@ -219,7 +234,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         self.interaction = nn.ModuleList(
             MiceInteractionLayer(config, is_last=index == last) for index in range(config.interaction_layers)
         )
-        self.pooler = nn.Linear(config.interaction_width, config.interaction_width) if config.pooler else None
+        self.pooler = config.backbone.build_pooler(config) if config.pooler else None
         self.classifier = nn.Linear(config.interaction_width, 1)
         if config.pooled_residual:
             # Cosines lie in [-1, 1]: 20 is the usual scale of embedding models' own losses.
@@ -306,7 +321,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
     def head(self, cls_rows: Tensor) -> Tensor:
         """``(B, h)``, [CLS] after the last layer, to ``(B, 1)`` logits; the classifier runs in float32 always."""
         if self.pooler is not None:
-            cls_rows = torch.tanh(self.pooler(cls_rows))
+            cls_rows = self.pooler(cls_rows)
         with torch.autocast(cls_rows.device.type, enabled=False):
             return F.linear(cls_rows.float(), self.classifier.weight.float(), self.classifier.bias.float())
 
@@ -340,6 +355,8 @@ class MiceForSequenceClassification(MicePreTrainedModel):
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
         """Score pair encodings ``[CLS] query [SEP] document [SEP]`` as any tokenizer of the backbone makes them.
 
+        RoBERTa's have two [SEP] between query and document, see ``pair_separators``.
+
         Args:
             input_ids: ``(B, L)``, int64. Split inside at the first [SEP].
             attention_mask: ``(B, L)``; all ones where it is left out.
@@ -352,7 +369,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
             ``logits`` ``(B, 1)``, float32, and ``loss`` with ``labels``.
 
         Raises:
-            ValueError: If a row does not start with [CLS] or holds fewer than two [SEP]; names the row.
+            ValueError: If a row does not start with [CLS] or its [SEP] are not where they belong; names the row.
         """
         queries, documents = self.split_pairs(input_ids, attention_mask)
         logits = self.score(self.encode_queries(*queries), self.encode_documents(*documents))
@@ -367,16 +384,18 @@ class MiceForSequenceClassification(MicePreTrainedModel):
 
         Each side is cut to its own maximum length and keeps its [SEP]; the document gets a [CLS] of its own.
         """
-        cls_id, sep_id = self.config.cls_token_id, self.config.sep_token_id
+        cls_id, sep_id, between = self.config.cls_token_id, self.config.sep_token_id, self.config.pair_separators
+        form = f"[CLS] query {' '.join(['[SEP]'] * between)} document [SEP]"
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         queries, documents = [], []
         for row, (ids, mask) in enumerate(zip(input_ids, attention_mask.bool(), strict=True)):
             tokens = ids[mask]
             separators = (tokens == sep_id).nonzero().flatten().tolist()
-            if len(separators) < 2 or tokens[0] != cls_id or separators[-1] != len(tokens) - 1:
-                raise ValueError(f"input_ids: row {row} is not of the form [CLS] query [SEP] document [SEP].")
-            query, document = tokens[1 : separators[0]], tokens[separators[0] + 1 : -1]
+            has_form = len(separators) > between and tokens[0] == cls_id and separators[-1] == len(tokens) - 1
+            if not has_form or separators[between - 1] != separators[0] + between - 1:
+                raise ValueError(f"input_ids: row {row} is not of the form {form}.")
+            query, document = tokens[1 : separators[0]], tokens[separators[0] + between : -1]
             queries.append(self._frame(query, self.config.query_max_length))
             documents.append(self._frame(document, self.config.document_max_length))
         return self._pad(queries), self._pad(documents)

@@ -62,6 +62,11 @@ class MiceTransformer(Transformer):
                     f"The tokenizer's {name} is {getattr(tokenizer, name, None)}, the model's "
                     f"{getattr(config, name)}: this is not the model's own tokenizer."
                 )
+        if (separators := count_pair_separators(tokenizer)) != config.pair_separators:
+            raise ValueError(
+                f"The tokenizer puts {separators} [SEP] between query and document, the model expects "
+                f"{config.pair_separators} (pair_separators): this is not the model's own tokenizer."
+            )
 
     @property
     def max_seq_length(self) -> int:
@@ -70,7 +75,7 @@ class MiceTransformer(Transformer):
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        positions = self.model.config.backbone_config.max_position_embeddings
+        positions = self.model.config.max_positions
         if not 3 <= value <= positions:
             raise ValueError(f"max_seq_length: must lie between 3 and {positions} tokens, got {value}.")
         self.model.config.document_max_length = value
@@ -221,6 +226,24 @@ class MiceTransformer(Transformer):
             return self.model.encode_documents(ids, mask)
         states = features["stored_states"][places, :longest].to(queries.states.dtype)
         return type(queries)(states, mask, ids)
+
+
+def count_pair_separators(tokenizer: Any) -> int:
+    """How many [SEP] a tokenizer puts between query and document: 1, or 2 as RoBERTa's do.
+
+    Raises:
+        ValueError: If its pair encoding is neither ``[CLS] query [SEP] document [SEP]`` nor the same with two.
+    """
+    query, document = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", "b"))
+    pair = tokenizer("a", "b")["input_ids"]
+    cls_id, sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
+    for count in (1, 2):
+        if pair == [cls_id, *query, *[sep_id] * count, *document, sep_id]:
+            return count
+    raise ValueError(
+        f"The tokenizer joins query and document as {tokenizer.convert_ids_to_tokens(pair)}: its separators cannot be "
+        "recognised. MICE reads [CLS] query [SEP] document [SEP], or two [SEP] between."
+    )
 
 
 def is_states(document: Any) -> bool:

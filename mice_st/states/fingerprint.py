@@ -15,18 +15,6 @@ from .store import Fingerprint
 if TYPE_CHECKING:
     from mice_st.modeling.st_mice import MiceTransformer
 
-# Choices of the backbone that change states without changing a weight; None where a backbone has no such choice.
-_BACKBONE_CHOICES = (
-    "model_type",
-    "num_attention_heads",
-    "hidden_act",
-    "hidden_activation",
-    "layer_norm_eps",
-    "norm_eps",
-    "global_attn_every_n_layers",
-    "local_attention",
-)
-
 # Model or tokenizer -> (what it looked like, its hash): hashing 90 MB of weights takes longer than ranking.
 _known: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
 
@@ -70,7 +58,8 @@ def _weights_hash(model: Any) -> str:
     if _known.get(model, (None, ""))[0] == look:
         return _known[model][1]
     backbone = model.config.backbone_config
-    digest = hashlib.sha256(json.dumps([getattr(backbone, name, None) for name in _BACKBONE_CHOICES]).encode())
+    names = ("model_type", *model.config.backbone.state_choices)
+    digest = hashlib.sha256(json.dumps([getattr(backbone, name) for name in names], sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

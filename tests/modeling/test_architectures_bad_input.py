@@ -1,0 +1,212 @@
+"""What a backbone is refused for, when the object is made; and what conversion makes of every tensor of a checkpoint."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    BertConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from mice_st import MiceCrossEncoder, convert
+from mice_st.modeling.modeling_mice import MiceConfig, MiceForSequenceClassification
+from mice_st.states.fingerprint import fingerprint_of
+from tests.modeling.backbones import BACKBONES, LAYERS, make_config, make_tokenizer
+
+every_backbone = pytest.mark.parametrize("name", BACKBONES)
+
+
+# --- types of backbone ---
+
+
+def test_an_unknown_backbone_is_refused_and_the_known_are_listed() -> None:
+    known = ".*".join(f"'{name}'" for name in BACKBONES)
+    with pytest.raises(ValueError, match=rf"backbone_config: .*'distilbert'.*{known}"):
+        MiceConfig(backbone_config={"model_type": "distilbert"})
+
+
+def test_a_decoder_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"backbone_config: is_decoder of 'bert'"):
+        MiceConfig(backbone_config=BertConfig(is_decoder=True))
+    with pytest.raises(ValueError, match=r"'llama'.*decoder-only"):
+        MiceConfig(backbone_config={"model_type": "llama"})
+
+
+def test_a_decoder_only_checkpoint_is_refused(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=200, **sizes)).save_pretrained(tmp_path)
+    make_tokenizer("bert").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"'llama'.*decoder-only"):
+        convert(tmp_path, 1, 1)
+
+
+# --- depth and positions ---
+
+
+@every_backbone
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ((0, 2), "contextualization_layers: .* 4 layers, got 0"),
+        ((LAYERS + 1, 1), "contextualization_layers: .* 4 layers, got 5"),
+        ((2, 3), r"interaction_layers: 3 layers from \[2, 3, 4\] do not fit a backbone of 4 layers"),
+    ],
+)
+def test_layers_beyond_the_depth_are_refused(
+    backbone_folders: dict[str, Path], name: str, layers: tuple[int, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        convert(backbone_folders[name], *layers)
+
+
+@every_backbone
+def test_no_contextualisation_layer_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="contextualization_layers: at least 1"):
+        MiceConfig(backbone_config=make_config(name, num_hidden_layers=0))
+
+
+@every_backbone
+def test_positions_beyond_the_backbones_are_refused(backbone_folders: dict[str, Path], name: str) -> None:
+    too_long: list[dict[str, Any]] = [{"query_max_length": 41}, {"document_max_length": 41}]
+    for fields in too_long:
+        with pytest.raises(ValueError, match=f"{next(iter(fields))}: .* 40 positions, got 41"):
+            convert(backbone_folders[name], 2, 2, **fields)
+    model, _ = convert(backbone_folders[name], 2, 2, query_max_length=40, document_max_length=40)
+    long = "river " * 60  # the last position is one that the backbone has
+    assert len(model.encode_documents([long])[0]) == 40
+    assert torch.isfinite(torch.tensor(model.predict([(long, long)]))).all()
+    with pytest.raises(ValueError, match=r"max_seq_length: .* 40 tokens, got 41"):
+        model.module.max_seq_length = 41
+
+
+# --- tokenizers ---
+
+
+def edit_pair(folder: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Leave out parts of the tokenizer's template for pairs."""
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    template = tokenizer["post_processor"]
+    template["pair"] = [part for part in template["pair"] if keep(part)]
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
+@every_backbone
+def test_separators_that_cannot_be_recognised_are_refused(
+    backbone_folders: dict[str, Path], name: str, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(backbone_folders[name], tmp_path / "source"))
+    edit_pair(source, lambda part: "Sequence" in part)
+    with pytest.raises(ValueError, match=r"joins query and document as \['a', 'b'\]: its separators"):
+        convert(source, 2, 2)
+    converted = tmp_path / "converted"
+    convert(backbone_folders[name], 2, 2)[0].save(str(converted))
+    edit_pair(converted, lambda part: "Sequence" in part)
+    with pytest.raises(ValueError, match="its separators cannot be recognised"):
+        MiceCrossEncoder(str(converted), device="cpu")
+
+
+def test_another_number_of_separators_is_another_tokenizer(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+    convert(backbone_folders["roberta"], 2, 2)[0].save(str(tmp_path))
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    assert config["pair_separators"] == 2
+    path.write_text(json.dumps(config | {"pair_separators": 1}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"puts 2 \[SEP\] between query and document, the model expects 1"):
+        MiceCrossEncoder(str(tmp_path), device="cpu")
+
+
+@every_backbone
+def test_pair_encodings_of_another_form_are_refused(name: str) -> None:
+    config = MiceConfig(
+        backbone_config=make_config(name, num_hidden_layers=1), query_max_length=9, document_max_length=9
+    )
+    tokenizer = make_tokenizer(name)
+    config.cls_token_id, config.sep_token_id = cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    between = [sep] * BACKBONES[name].separators
+    model = MiceForSequenceClassification(config).eval()
+    good, lone = [cls, 9, *between, 8, sep], [cls, 9, 9, *between[1:], 8, sep]
+    (query, _), (document, _) = model.split_pairs(torch.tensor([good]), None)
+    assert (query.tolist(), document.tolist()) == ([[cls, 9, sep]], [[cls, 8, sep]])
+    with pytest.raises(ValueError, match="input_ids: row 1 is not of the form"):
+        model.split_pairs(torch.tensor([good, lone]), None)
+
+
+@pytest.mark.parametrize(("name", "ids"), [("bert", (101, 102)), ("electra", (101, 102)), ("roberta", (0, 2))])
+def test_special_tokens_and_separators_default_to_the_backbones(name: str, ids: tuple[int, int]) -> None:
+    backbone = {"model_type": name, "max_position_embeddings": 514}
+    config = MiceConfig(backbone_config=backbone)
+    assert (config.cls_token_id, config.sep_token_id) == ids
+    assert config.pair_separators == BACKBONES[name].separators
+    with pytest.raises(ValueError, match="pair_separators: must be 1 or 2, got 3"):
+        MiceConfig(backbone_config=backbone, pair_separators=3)
+
+
+# --- every tensor of a checkpoint ---
+
+
+@every_backbone
+def test_every_tensor_is_accounted_for(backbone_folders: dict[str, Path], name: str) -> None:
+    source = load_file(backbone_folders[name] / "model.safetensors")
+    model, report = convert(backbone_folders[name], 2, 2)
+    result = model.mice.state_dict()
+    prefix = BACKBONES[name].layers.split(".")[0] + "."
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in source.items()}
+    assert report.placed.keys() == result.keys()
+    assert report.fresh == report.dropped == []
+    assert set(report.placed.values()) == set(tensors)
+    for key, origin in report.placed.items():
+        if result[key].shape == tensors[origin].shape:
+            assert torch.equal(result[key], tensors[origin]), key
+
+
+PRE_TRAINED: list[tuple[str, Any, str]] = [
+    ("roberta", AutoModelForMaskedLM, "lm_head."),
+    ("xlm-roberta", AutoModelForMaskedLM, "lm_head."),
+    ("electra", AutoModelForPreTraining, "discriminator_predictions."),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "head"), PRE_TRAINED)
+def test_heads_of_the_pre_training_are_dropped(name: str, kind: Any, head: str, tmp_path: Path) -> None:
+    kind.from_config(make_config(name)).save_pretrained(tmp_path)
+    make_tokenizer(name).save_pretrained(tmp_path)
+    model, report = convert(tmp_path, 2, 2)
+    assert {key.split(".")[0] + "." for key in report.dropped} == {head}
+    assert report.fresh == ["classifier.weight", "classifier.bias"]
+    assert model.mice.pooler is None  # nothing but the raw [CLS] is there to read
+
+
+def test_an_encoders_pooler_is_kept(tmp_path: Path) -> None:
+    AutoModel.from_config(make_config("xlm-roberta")).save_pretrained(tmp_path)
+    make_tokenizer("xlm-roberta").save_pretrained(tmp_path)
+    model, report = convert(tmp_path, 2, 2)
+    assert report.placed["pooler.weight"] == "pooler.dense.weight"
+    assert isinstance(model.mice.pooler, torch.nn.Linear)
+
+
+@every_backbone
+def test_every_choice_of_the_backbone_that_moves_states_is_in_the_fingerprint(
+    backbone_folders: dict[str, Path], name: str
+) -> None:
+    model, _ = convert(backbone_folders[name], 2, 2)
+    backbone = model.mice.config.backbone_config
+    fingerprints = [fingerprint_of(model, "fp16").weights_sha256]
+    for choice in model.mice.config.backbone.state_choices:
+        own = getattr(backbone, choice)
+        setattr(backbone, choice, "relu" if isinstance(own, str) else own * 2)
+        parameter = next(model.mice.backbone.parameters())
+        parameter.data = parameter.data.clone()  # a hash is kept until weights move
+        fingerprints.append(fingerprint_of(model, "fp16").weights_sha256)
+        setattr(backbone, choice, own)
+    assert len(set(fingerprints)) == len(fingerprints)
