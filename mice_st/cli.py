@@ -82,6 +82,11 @@ COMMANDS = {
         "mice_st.laboratory.command:MaskOptions",
         "mice_st.laboratory.command:run_mask",
     ),
+    "trim": Command(
+        "find out which interaction layers of a MICE model to keep",
+        "mice_st.laboratory.trim:TrimOptions",
+        "mice_st.laboratory.trim:run_trim",
+    ),
     "demo": Command(
         "convert, train, save, load and re-rank, on the documentation of the installed Python",
         "mice_st.demo:DemoOptions",

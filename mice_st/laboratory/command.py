@@ -12,6 +12,7 @@ import transformers
 
 from mice_st.evaluation.plots import plot_fusion_layers, plot_readable_segments
 from mice_st.hub_folder import write_json
+from mice_st.laboratory.baselines import measure_baselines
 from mice_st.laboratory.experiment import Experiment, Retraining, load_experiment
 from mice_st.laboratory.ladder import count_layers, ladder_steps, measure_ladder, recommend_fusion_layer
 from mice_st.masking import SEGMENTS
@@ -37,6 +38,13 @@ class MaskOptions:
     )
     tolerance: float = field(
         default=0.01, metadata={"help": "nDCG@10 that a recommended fusion layer may lie below the best."}
+    )
+    baselines: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Also measure these: full, prettr-l4, sparse-ce, mice-l4+3, colbert, bi-encoder (made from the model), "
+            "or folders of other models."
+        },
     )
     train_steps: int | None = field(default=None, metadata={"help": "Re-train each model for this many steps."})
     train_seconds: float | None = field(default=None, metadata={"help": "Re-train each model for this long."})
@@ -68,7 +76,7 @@ def run_mask(options: MaskOptions) -> None:
     collection = experiment.evaluator.collection
     print(
         f"{options.model}: {layers} layers; {len(collection.queries)} queries of {collection.name}, BM25's best "
-        f"{options.top_k} documents; {describe_training(options)}"
+        f"{options.top_k} documents (nDCG@10 {experiment.first_stage_ndcg:.4f}); {describe_training(options)}"
     )
     rows = measure(options, ladder_steps(fusion_layer), experiment)
     print_ladder(rows)
@@ -76,10 +84,16 @@ def run_mask(options: MaskOptions) -> None:
     results: dict[str, Any] = {"ladder": rows}
     if options.sweep_fusion_layer:
         results["sweep"] = sweep(options, layers, rows[0]["ndcg@10"], experiment)
+    if options.baselines:
+        results["baselines"] = measure_baselines(
+            options.model, options.baselines, experiment, options.retraining, output / "baselines", options.max_length
+        )
+        print_baselines(results["baselines"])
     write_json(
         output / "results.json",
         {
             **results,
+            "first_stage_ndcg@10": experiment.first_stage_ndcg,
             "options": asdict(options),
             "layers": layers,
             "segments": SEGMENTS,
@@ -125,4 +139,15 @@ def print_ladder(rows: list[dict[str, Any]]) -> None:
         change = row["ndcg@10"] - rows[0]["ndcg@10"]
         print(
             f"{row['step']:<12}  {row['ndcg@10']:7.4f}  {change:+17.4f}  {row['mrr@10']:8.4f}  {row['difference']:.2e}"
+        )
+
+
+def print_baselines(rows: list[dict[str, Any]]) -> None:
+    """The baselines as a table."""
+    width = max(12, *(len(row["step"]) for row in rows))
+    print(f"\n{'system':<{width}}  nDCG@10   MRR@10  ms/query, documents encoded in it  steps of training")
+    for row in rows:
+        print(
+            f"{row['step']:<{width}}  {row['ndcg@10']:7.4f}  {row['mrr@10']:7.4f}  {row['ms_per_query']:33.1f}"
+            f"  {row['training_steps']:17}"
         )

@@ -9,6 +9,7 @@ from sentence_transformers import CrossEncoder
 
 from mice_st.collection import Collection
 from mice_st.collection_source import load_collection
+from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.reranking import RerankingEvaluator
 from mice_st.evaluation.suites import draw_queries
 from mice_st.first_stage import BM25
@@ -23,10 +24,12 @@ class Experiment:
     Attributes:
         evaluator: Re-ranks BM25's candidates of the queries.
         training: Queries that are not among them; None where nothing is trained.
+        first_stage_ndcg: nDCG@10 of the candidates as BM25 orders them.
     """
 
     evaluator: RerankingEvaluator
     training: Collection | None
+    first_stage_ndcg: float
 
 
 def load_experiment(
@@ -51,7 +54,8 @@ def load_experiment(
     measured = draw_queries(load_collection(data, split), queries, seed)
     candidates = BM25(measured.corpus).search(measured.queries, top_k)
     training = None if train_split is None else load_collection(data, train_split)
-    return Experiment(RerankingEvaluator(measured, candidates, split), training)
+    first_stage = evaluate_run(measured.qrels, candidates).ndcg_at_10
+    return Experiment(RerankingEvaluator(measured, candidates, split), training, first_stage)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from mice_st.cli import main
 from mice_st.collection import Collection, write_beir
+from mice_st.convert import convert
 from mice_st.evaluation.metrics import evaluate_run
+from mice_st.laboratory.baselines import make_baseline, measure_baselines, train_vectors
 from mice_st.laboratory.experiment import Retraining, load_experiment
 from mice_st.laboratory.ladder import largest_difference, measure_ladder, recommend_fusion_layer
 from mice_st.masking import SEGMENTS, MaskedCrossEncoder, make_preset, readable_segments
@@ -123,3 +126,41 @@ def test_an_encoder_without_a_classifier_is_refused(
 ) -> None:
     assert run("mask", "--model", encoder_folder, "--data", beir_folder, "--output", tmp_path, "--top_k", 3) == 2
     assert "no trained classifier" in capsys.readouterr().err
+
+
+def test_baselines_are_measured_on_the_same_candidates(
+    beir_folder: Path, family_folder: Callable[[str], Path], embedding_folder: Path, tmp_path: Path
+) -> None:
+    source = str(family_folder("bert"))
+    experiment = load_experiment(str(beir_folder), "test", "train", 50, 5, 0)
+    names = ["sparse-ce", "mice-l2+2", str(embedding_folder)]
+    rows = measure_baselines(source, names, experiment, None, tmp_path)
+    assert [row["step"] for row in rows] == names
+    sparse = MaskedCrossEncoder(source, "sparse-ce", activation_fn=nn.Identity())
+    mice, _ = convert(source, 2, 2)
+    qrels = experiment.evaluator.collection.qrels
+    for row, model in zip(rows, (sparse, mice), strict=False):
+        assert row["ndcg@10"] == evaluate_run(qrels, experiment.evaluator.rerank(model)).ndcg_at_10
+    vectors = SentenceTransformer(str(embedding_folder))
+    corpus, queries = experiment.evaluator.collection.corpus, experiment.evaluator.collection.queries
+    run = {
+        query: {item: float(vectors.encode(queries[query]) @ vectors.encode(corpus[item])) for item in items}
+        for query, items in experiment.evaluator.candidates.items()
+    }
+    assert rows[2]["ndcg@10"] == pytest.approx(evaluate_run(qrels, run).ndcg_at_10)
+
+
+def test_baselines_of_vectors_are_trained_first(
+    beir_folder: Path, family_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source = str(family_folder("bert"))
+    experiment = load_experiment(str(beir_folder), "test", "train", 50, 5, 0)
+    with pytest.raises(ValueError, match="colbert: a cross-encoder's layers are no encoder"):
+        measure_baselines(source, ["colbert"], experiment, None, tmp_path)
+    retraining = Retraining(steps=2, seconds=None, learning_rate=1e-3, batch_size=2, negatives=2, seed=0)
+    for name in ("colbert", "bi-encoder"):
+        model = make_baseline(source, name, None, is_trained=True)
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        assert train_vectors(retraining, model, experiment, tmp_path / name) == 2
+        moved = [not old.equal(new) for old, new in zip(before, model.parameters(), strict=True)]
+        assert sum(moved) > len(moved) / 2
