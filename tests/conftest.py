@@ -3,6 +3,7 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+os.environ["HF_HUB_DISABLE_XET"] = "1"  # its sockets are not Python's, which is where tests are kept from the network
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import socket

@@ -23,7 +23,8 @@ LAYERS: list[tuple[str, str]] = [
     ("convert", "below"),
     ("__init__", "below"),  # what `import mice_st` offers; nobody below `demo` and `cli` imports it
     ("evaluation", "below"),
-    ("training benchmark hub", "below"),
+    ("hub", "below"),
+    ("training benchmark", "below"),
     ("laboratory", "below"),
     ("rank_command store_commands", "below"),
     ("demo cli", "below demo cli __init__"),

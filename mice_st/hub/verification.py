@@ -1,0 +1,271 @@
+"""``verification.json``: what a published folder holds and scores, and whether it still does.
+
+Hashes are compared before anything is loaded: changed code is named, never run. They show that a folder is what was
+published; whom to trust is another question (``docs/security.md``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants
+from safetensors import SafetensorError, safe_open
+
+import mice_st.modeling
+from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.hub import doors
+from mice_st.hub.files import VERIFICATION_FILE, kind_of, list_files, sha256_of
+from mice_st.hub_folder import read_json, write_json
+
+FORMAT = 1
+INSTALLED_DOOR = "MiceCrossEncoder"
+# Between machines float32 sums in another order; half precision rounds each of them.
+TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-2
+
+# The first query's documents are also the example on the model's card.
+_QUERY = "What is the capital of France?"
+PAIRS = (
+    (_QUERY, "Berlin is the capital of Germany and its largest city."),
+    (_QUERY, "Paris is the capital of France, on the Seine."),
+    (_QUERY, "A cat sleeps for most of the day."),
+    ("how to sort a list", "list.sort sorts the list in place; sorted returns a new one."),
+    ("how [SEP] many", "people [SEP] live [CLS] in [PAD] the [MASK] city"),
+    ("z\u00fcrich \u4e2d\u6587", "caf\u00e9 \u00df \u0130stanbul 3,520,031"),
+    ("a", "word " * 600),
+    ("", ""),
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """The content of ``verification.json``.
+
+    Attributes:
+        format: Version of this layout.
+        files: Path -> SHA-256 of each file that loading reads.
+        tensors: Name -> SHA-256 over dtype, shape and bytes of each tensor.
+        pairs: Queries and documents.
+        logits: Their scores, float32.
+        tolerance: How far a score may be off, times the larger of 1 and the score.
+    """
+
+    format: int
+    files: dict[str, str]
+    tensors: dict[str, str]
+    pairs: list[list[str]]
+    logits: list[float]
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came of a verification.
+
+    Attributes:
+        problems: What is not as recorded, one sentence each.
+        differences: Door -> largest difference of a score from its record; empty where nothing was loaded.
+        record: The record.
+    """
+
+    problems: list[str]
+    differences: dict[str, float]
+    record: Record
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is as recorded."""
+        return not self.problems
+
+
+def write_record(folder: Path) -> Record:
+    """Load the folder in a fresh process, and write ``verification.json`` into it.
+
+    Args:
+        folder: A Hub folder.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ValueError: If the process fails, or its doors give different scores.
+    """
+    tensors: dict[str, str] = {}
+    is_half = False
+    for path in _loaded(folder):
+        if path.endswith(".safetensors"):
+            hashes, dtypes = _hash_tensors(folder / path)
+            tensors |= hashes
+            is_half = is_half or bool(dtypes - {torch.float32})
+    pairs = [list(pair) for pair in PAIRS]
+    scores = run_doors(str(folder), None, pairs)
+    files = {path: sha256_of(folder / path) for path in _loaded(folder)}
+    tolerance = HALF_TOLERANCE if is_half else TOLERANCE
+    record = Record(FORMAT, files, tensors, pairs, scores["CrossEncoder"], tolerance)
+    problems, _ = compare_scores(scores, record)
+    if problems:
+        raise ValueError(f"{folder}: the ways to load it do not agree. {'; '.join(problems)}")
+    write_json(folder / VERIFICATION_FILE, asdict(record))
+    return record
+
+
+def read_record(folder: Path) -> Record:
+    """Read ``verification.json``.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is not of this layout.
+    """
+    path = folder / VERIFICATION_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is none, so nothing says what the model should be")
+    try:
+        record = Record(**read_json(path))
+        complete = record.format == FORMAT and len(record.pairs) == len(record.logits) > 0 and record.tolerance < 0.1
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: is no verification record: {error}") from error
+    if not complete:
+        raise ValueError(f"{path}: is no verification record of format {FORMAT}")
+    return record
+
+
+def verify_folder(
+    folder: Path, *, trust_remote_code: bool, source: str | None = None, revision: str | None = None
+) -> Verification:
+    """Compare a folder with its record: every file and tensor, then the scores through all doors.
+
+    Args:
+        folder: The folder, or the snapshot of a Hub repository.
+        trust_remote_code: Run code that is not that of the installed mice-st.
+        source: Hub id to load from in the fresh process; the folder where it is left out.
+        revision: Commit to load.
+
+    Raises:
+        FileNotFoundError: If there is no record.
+        ValueError: If the record cannot be read.
+    """
+    record = read_record(folder)
+    problems = compare_files(folder, record)
+    if not problems and not trust_remote_code:
+        problems = [
+            f"code {name} is not that of the installed mice-st, so nothing was loaded; --trust_remote_code true runs it"
+            for name in _foreign_code(folder)
+        ]
+    differences: dict[str, float] = {}
+    if not problems:
+        try:
+            scores = run_doors(source or str(folder), revision, record.pairs)
+            ours = MiceCrossEncoder(str(folder), device="cpu").predict([tuple(pair) for pair in record.pairs])
+            scores[INSTALLED_DOOR] = ours.tolist()
+        except (ValueError, OSError) as error:
+            problems.append(f"loading fails: {error}")
+        else:
+            problems, differences = compare_scores(scores, record)
+    return Verification(problems, differences, record)
+
+
+def compare_files(folder: Path, record: Record) -> list[str]:
+    """What the folder's files and tensors differ in from the record, one sentence each."""
+    present = _loaded(folder)
+    problems = [f"{kind_of(path)} {path} is missing" for path in record.files if path not in present]
+    problems += [f"{kind_of(path)} {path} is not in the record" for path in present if path not in record.files]
+    changed = [path for path in present if record.files.get(path, "") not in ("", sha256_of(folder / path))]
+    problems += [f"{kind_of(path)} {path} has changed" for path in changed if not path.endswith(".safetensors")]
+    tensors: dict[str, str] = {}
+    damaged = False
+    for path in (path for path in present if path.endswith(".safetensors") and path in record.files):
+        try:
+            hashes, _ = _hash_tensors(folder / path)
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            damaged = True
+            problems.append(f"weights {path}: the header is damaged: {error}")
+            continue
+        tensors |= hashes
+        same = all(record.tensors.get(name) == digest for name, digest in hashes.items())
+        if path in changed and same and hashes.keys() >= record.tensors.keys():
+            problems.append(f"weights {path} has changed outside its tensors, in the header")
+    problems += [
+        f"tensor {name} has changed" for name in tensors if record.tensors.get(name, "") not in ("", tensors[name])
+    ]
+    problems += [f"tensor {name} is not in the record" for name in tensors if name not in record.tensors]
+    if not damaged:
+        problems += [f"tensor {name} is missing" for name in record.tensors if name not in tensors]
+    return problems
+
+
+def compare_scores(scores: dict[str, list[float]], record: Record) -> tuple[list[str], dict[str, float]]:
+    """Problems, and the largest difference of each door."""
+    problems, differences = [], {}
+    for door, logits in scores.items():
+        found = [abs(logit - expected) for logit, expected in zip(logits, record.logits, strict=True)]
+        differences[door] = max(found)
+        for row, (difference, expected) in enumerate(zip(found, record.logits, strict=True)):
+            if not difference <= record.tolerance * max(1.0, abs(expected)):
+                problems.append(f"{door}: pair {row} scores {logits[row]:.6f}, recorded {expected:.6f}")
+                break
+    return problems, differences
+
+
+def run_doors(source: str, revision: str | None, pairs: list[list[str]]) -> dict[str, list[float]]:
+    """Scores of ``doors.py`` in a fresh process without mice-st and without network.
+
+    Args:
+        source: Folder, or Hub id whose files are in the cache.
+        revision: Commit, for a Hub id.
+        pairs: Queries and documents.
+
+    Returns:
+        Door -> logits.
+
+    Raises:
+        ValueError: If the process fails; holds the end of what it said.
+    """
+    with tempfile.TemporaryDirectory() as modules:
+        process = subprocess.run(
+            [sys.executable, "-P", doors.__file__],  # -P: the script's own folder is not a place to import from
+            input=json.dumps({"source": source, "revision": revision, "pairs": pairs}),
+            env=os.environ
+            | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": modules, "HF_HUB_CACHE": str(constants.HF_HUB_CACHE)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if process.returncode:
+        raise ValueError(f"{source} does not load without mice-st: {process.stderr.strip()[-600:]}")
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def _loaded(folder: Path) -> list[str]:
+    return [path for path in list_files(folder) if kind_of(path) is not None]
+
+
+def _foreign_code(folder: Path) -> list[str]:
+    """Python files that the installed package does not have, or has otherwise."""
+    installed = Path(mice_st.modeling.__file__).parent
+    names = [path for path in _loaded(folder) if kind_of(path) == "code"]
+    return [
+        name
+        for name in names
+        if not (installed / name).is_file() or sha256_of(installed / name) != sha256_of(folder / name)
+    ]
+
+
+def _hash_tensors(path: Path) -> tuple[dict[str, str], set[Any]]:
+    """Name -> SHA-256 over dtype, shape and bytes; and the dtypes."""
+    hashes, dtypes = {}, set()
+    with safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+            tensor = file.get_tensor(name)
+            digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+            hashes[name] = digest.hexdigest()
+            dtypes.add(tensor.dtype)
+    return hashes, dtypes

@@ -1,0 +1,29 @@
+"""A Hub on this machine, and huggingface_hub pointed at it within this process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from tests.loopback_hub import LoopbackHub
+from tests.loopback_repositories import WRITER
+
+
+@pytest.fixture
+def hub() -> Iterator[LoopbackHub]:
+    """Empty, alone, and gone afterwards."""
+    with LoopbackHub() as started:
+        yield started
+
+
+@pytest.fixture
+def online(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoopbackHub:
+    """This process asks the loopback Hub, with a token that may write, and caches in an empty folder."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    return hub
