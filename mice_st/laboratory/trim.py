@@ -86,12 +86,14 @@ def trim(model: MiceCrossEncoder, evaluator: RerankingEvaluator, keep: int | Non
     whole = model.mice
     kept = list(range(whole.config.interaction_layers))
     fewest = max(keep or 1, 1 if whole.config.cls_attends_document else 2)
-    rows = [{"kept": kept, "removed": None, "round": 0, "ndcg@10": evaluator.measure(model)[0].ndcg_at_10}]
+    rows: list[dict[str, Any]] = [
+        {"kept": kept, "removed": None, "round": 0, "ndcg@10": evaluator.measure(model)[0].ndcg_at_10}
+    ]
     total = sum(range(fewest + 1, len(kept) + 1))
     try:
         with tqdm(total=total, desc="Trimming", unit="choice", delay=2, leave=False) as progress:
             while len(kept) > fewest:
-                tried = []
+                tried: list[dict[str, Any]] = []
                 for layer in kept:
                     left = [other for other in kept if other != layer]
                     model[0].model = keep_interaction_layers(whole, left)
