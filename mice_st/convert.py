@@ -29,6 +29,19 @@ from mice_st.modeling.st_mice import count_pair_separators
 
 logger = logging.get_logger(__name__)
 
+# What Mask3 leaves of a cross-encoder beside its layers (arXiv 2602.16299), as fields of MiceConfig. A cross-encoder that
+# runs under Mask3-l, its document at positions from 0, scores as its conversion with l contextualisation layers, with
+# these fields, document_states="per_layer" and interaction_attention="joint" does.
+MASK3_FRAME: dict[str, Any] = {
+    "query_attends_cls": False,
+    "cls_attends_document": False,
+    "query_attends_document_sep": False,
+    "contextualization_attends_cls": False,
+    "sep_attends_itself_alone": True,
+    "document_cls": False,
+    "document_token_type": 1,
+}
+
 
 @dataclass(frozen=True)
 class ConversionReport:
@@ -214,7 +227,7 @@ def _place(model: MiceForSequenceClassification, read: _Source, seeds: list[int]
         if layer < below and not key.startswith("pooler."):
             wanted[f"backbone.{key}"] = key, Origin("")
     is_narrow = model.config.interaction_hidden_size is not None  # then nothing of the backbone's width fits on top
-    for name, origin in ({} if is_narrow else _origins(read, seeds, model.config.pooler)).items():
+    for name, origin in ({} if is_narrow else _origins(read, seeds, model.config)).items():
         for kind in ("weight", "bias"):
             if f"{name}.{kind}" in target or f"{origin.module}.{kind}" in tensors:
                 wanted[f"{name}.{kind}"] = f"{origin.module}.{kind}", origin
@@ -240,14 +253,17 @@ def _place(model: MiceForSequenceClassification, read: _Source, seeds: list[int]
     return ConversionReport({key: name for key, (name, _) in wanted.items()}, fresh, dropped + read.unread)
 
 
-def _origins(read: _Source, seeds: list[int], pooler: bool) -> dict[str, Origin]:
+def _origins(read: _Source, seeds: list[int], config: MiceConfig) -> dict[str, Origin]:
     """Module above the contextualisation layers -> where it comes from; cross-attention starts as self-attention."""
     origins = {}
     for place, layer in enumerate(seeds):
         for name, origin in read.kind.layer_tensors.items():
             origin = origin._replace(module=f"{read.kind.layers}{layer}.{origin.module}")
             origins[f"interaction.{place}.{name}"] = origin
-            if name.startswith("self_attention."):
+            # One attention over query and document has the weights of the self-attention, and no others.
+            if name.startswith("self_attention.") and config.interaction_attention == "split":
                 origins[f"interaction.{place}.cross_attention.{name.removeprefix('self_attention.')}"] = origin
-    head = {name: Origin(module) for name, module in read.head.items() if pooler or not name.startswith("pooler")}
+    head = {
+        name: Origin(module) for name, module in read.head.items() if config.pooler or not name.startswith("pooler")
+    }
     return origins | head

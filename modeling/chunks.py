@@ -14,7 +14,7 @@ class Chunk(NamedTuple):
 
     Attributes:
         positions: Where their scores belong.
-        states: ``(n, h)`` each, in the compute dtype.
+        states: ``(n, s)`` each, in the compute dtype.
         input_ids: ``(n,)`` each.
         keys_values: ``(k, 2, H, n, d)`` each, in the dtype they are stored in, or None where they are not stored.
     """

@@ -14,16 +14,23 @@ Shape letters as in ``modeling_mice``, and: n tokens of one document, c document
 ask, d = h / H.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .chunks import Chunk, ConversionBuffer, is_packed, iterate_chunks, mean_tokens
-from .layers import MiceAttention, MiceInteractionLayer
+from .chunks import Chunk, is_packed, iterate_chunks, mean_tokens
+from .fast_attention import (
+    LayerDocuments,
+    ask,
+    keys_values,
+    read_documents,
+    read_jointly,
+    self_attend,
+    stored_keys_values,
+)
+from .layers import MiceAttention, MiceInteractionLayer, text_attention_mask
 from .states import DocumentStates, EncodedTexts
 
 CHUNK_DOCUMENTS = 64  # enough rows that dense layers need not read their weights too often
@@ -34,14 +41,17 @@ class PreparedQuery(NamedTuple):
 
     Attributes:
         rows: ``(Q, h)``: the query's rows as the first layer's cross-attention finds them.
+        mask: ``(Q, Q)``, bool, what the query's rows read of each other.
         encoded: The contextualised query, a batch of one.
         pooled: ``(1, h)``, float32, or None without the pooled residual.
         absorbed: Whether projections are absorbed into the query.
-        asking: The first cross-attention's rows, projected; None where exact matches change rows per document.
+        asking: What the rows that read documents in the first layer ask with; None where exact matches change rows per
+            document.
         cls_row: ``(h,)``, [CLS] after the first layer where no document reaches it there, otherwise None.
     """
 
     rows: Tensor
+    mask: Tensor
     encoded: EncodedTexts
     pooled: Tensor | None
     absorbed: bool
@@ -102,11 +112,11 @@ def project_documents(model: Any, documents: Sequence[DocumentStates], dtype: to
         for document in documents:
             states = document.states.to(device=model.device, dtype=model.dtype)
             pairs = [
-                (layer.cross_attention.key(states), layer.cross_attention.value(states)) for layer in model.interaction
+                torch.stack(keys_values(reading_attention(layer), model.layer_states(states, index)))
+                for index, layer in enumerate(model.interaction)
             ]
-            stacked = torch.stack([torch.stack(pair) for pair in pairs])  # (k, 2, n, h)
-            heads = stacked.unflatten(-1, (model.config.interaction_heads, -1)).transpose(2, 3)
-            projected.append(DocumentStates(document.states, document.input_ids, heads.to(dtype).contiguous()))
+            stacked = torch.stack(pairs)  # (k, 2, H, n, d)
+            projected.append(DocumentStates(document.states, document.input_ids, stacked.to(dtype).contiguous()))
     return projected
 
 
@@ -137,19 +147,35 @@ def prepare_query(model: Any, query: EncodedTexts, document_tokens: float | None
     encoded = EncodedTexts(*(field[:, query.attention_mask[0]] for field in query))
     layer = model.interaction[0]
     rows = encoded.states[0]
+    mask = text_attention_mask(encoded.attention_mask, config.query_attends_cls, config.sep_attends_itself_alone)[0, 0]
+    kept = 1 if layer.is_last else len(rows)
     if not layer.cross_first:
-        kept = 1 if layer.is_last else len(rows)
-        rows = _self_attend(layer.self_attention, rows.unsqueeze(0), kept, config.query_attends_cls)[0]
+        rows = self_attend(layer.self_attention, rows.unsqueeze(0), kept, mask)[0]
     absorbed = document_tokens is not None and absorbing_pays(config, len(rows), document_tokens)
+    asks = asking_rows(config, len(mask), len(rows))
     asking = None
-    if layer.exact_match is None and len(rows) > layer.blind_rows:
-        asking = _ask(layer.cross_attention, rows[layer.blind_rows :], absorbed)
+    if layer.exact_match is None:
+        asked = rows[:kept] if layer.cross_attention is None else rows[asks]
+        asking = ask(reading_attention(layer), asked, absorbed) if len(asked) else None
     pooled = model.pool(encoded) if config.pooled_residual else None
     cls_row = None
-    if layer.blind_rows and not layer.cross_first:
+    if not (config.cls_attends_document or layer.cross_first):
         attention = layer.cross_attention
         cls_row = layer.feed_forward(attention.norm(rows[:1] + attention.output.bias))[0]
-    return PreparedQuery(rows, encoded, pooled, absorbed, asking, cls_row)
+    return PreparedQuery(rows, mask, encoded, pooled, absorbed, asking, cls_row)
+
+
+def asking_rows(config: Any, tokens: int, rows: int, offset: int = 0) -> slice:
+    """Those of ``rows`` rows that read the document; the rows begin at row ``offset`` of the query's ``tokens``."""
+    first = 0 if config.cls_attends_document else 1
+    end = tokens - 1 if config.sep_attends_itself_alone else tokens
+    start = max(first - offset, 0)
+    return slice(start, max(min(end - offset, rows), start))
+
+
+def reading_attention(layer: MiceInteractionLayer) -> MiceAttention:
+    """The attention of a layer that reads documents."""
+    return layer.self_attention if layer.cross_attention is None else layer.cross_attention
 
 
 def _score_chunk(model: Any, query: PreparedQuery, chunk: Chunk) -> Tensor:
@@ -164,15 +190,21 @@ def _score_chunk(model: Any, query: PreparedQuery, chunk: Chunk) -> Tensor:
     for index, layer in enumerate(model.interaction):
         kept = 1 if layer.is_last else tokens
         first = index == 0
-        if not layer.cross_first and not first:
-            rows = _self_attend(layer.self_attention, rows, kept, config.query_attends_cls)
+        offset = shared if first else 0
+        if not (layer.cross_first or first):
+            rows = self_attend(layer.self_attention, rows, kept, query.mask)
         if layer.exact_match is not None and matched is not None:
-            offset = shared if first else 0
-            rows = rows + layer.exact_match(matched[:, offset : offset + rows.shape[1]])
-        blind = layer.blind_rows - (shared if first else 0)
-        rows = _read_documents(layer, rows, chunk, index, blind, query.absorbed, query.asking if first else None)
-        if layer.cross_first:
-            rows = _self_attend(layer.self_attention, rows, kept, config.query_attends_cls)
+            rows = rows + layer.exact_match(model.layer_states(matched, index)[:, offset : offset + rows.shape[1]])
+        asking = query.asking if first else None
+        documents = _layer_documents(model, chunk, index, query.absorbed)
+        if layer.cross_attention is None:
+            asks = asking_rows(config, tokens, kept)
+            rows = read_jointly(layer.self_attention, rows, kept, query.mask, asks, documents, asking)
+        else:
+            asks = asking_rows(config, tokens, rows.shape[1], offset)
+            rows = read_documents(layer.cross_attention, rows, asks, documents, asking)
+            if layer.cross_first:
+                rows = self_attend(layer.self_attention, rows, kept, query.mask)
         rows = layer.feed_forward(rows)
         if first and query.cls_row is not None:
             rows = torch.cat([query.cls_row.expand(count, 1, -1), rows], dim=1)
@@ -181,19 +213,39 @@ def _score_chunk(model: Any, query: PreparedQuery, chunk: Chunk) -> Tensor:
         logits = logits + model.residual(query.pooled.expand(count, -1), _pool(config, chunk.states))
     if model.match_residual is not None:
         states = query.encoded.states.expand(count, -1, -1)
-        logits = logits + model.match_residual(states, matched, is_matched)
+        logits = logits + model.match_residual(states, model.layer_states(matched, 0), is_matched)
     return logits
+
+
+def _layer_documents(model: Any, chunk: Chunk, index: int, absorbed: bool) -> LayerDocuments:
+    """What layer ``index`` reads of a chunk."""
+    attention = reading_attention(model.interaction[index])
+    states = chunk.states
+    if model.config.document_states == "per_layer":
+        states = [model.layer_states(document, index) for document in states]
+    reads_sep = model.config.query_attends_document_sep
+    if not reads_sep:
+        states = [document[:-1] for document in states]
+    if absorbed:
+        return LayerDocuments(states, None)
+    if chunk.keys_values is None:
+        return LayerDocuments(states, (keys_values(attention, document) for document in states))
+    pairs = stored_keys_values(chunk.keys_values, index, chunk.states[0])
+    if not reads_sep:
+        pairs = ((key[:, :-1], value[:, :-1]) for key, value in pairs)
+    return LayerDocuments(states, pairs)
 
 
 def _pool(config: Any, slices: Sequence[Tensor]) -> Tensor:
     """One pooled vector per document, ``(c, h)``, float32."""
+    width = config.interaction_width
     if config.pooling == "cls":
-        return torch.stack([states[0] for states in slices]).float()
-    return torch.stack([states.float().mean(0) for states in slices])
+        return torch.stack([states[0, :width] for states in slices]).float()
+    return torch.stack([states[:, :width].float().mean(0) for states in slices])
 
 
 def _average_matches(query_ids: Tensor, chunk: Chunk, config: Any) -> tuple[Tensor, Tensor]:
-    """As ``layers.average_matches``: ``(c, Q, h)`` and ``(c, Q)``; only the few tokens that match are touched."""
+    """As ``layers.average_matches``: ``(c, Q, s)`` and ``(c, Q)``; only the few tokens that match are touched."""
     device = query_ids.device
     count, slices = len(chunk.states), chunk.states
     ids = torch.cat(chunk.input_ids)
@@ -211,109 +263,3 @@ def _average_matches(query_ids: Tensor, chunk: Chunk, config: Any) -> tuple[Tens
     averages = sums / counts.clamp(min=1.0).to(sums.dtype).unsqueeze(1)
     shape = (count, len(query_ids))
     return averages.view(*shape, -1), counts.view(shape) > 0
-
-
-def _read_documents(
-    layer: MiceInteractionLayer,
-    rows: Tensor,
-    chunk: Chunk,
-    index: int,
-    blind: int,
-    absorbed: bool,
-    asking: Tensor | None,
-) -> Tensor:
-    """Cross-attention of layer ``index``: rows ``(c, R, h)``, the first ``blind`` of which read nothing, to the same."""
-    attention = layer.cross_attention
-    count, asked = rows.shape[0], rows.shape[1] - blind
-    context = rows.new_zeros(rows.shape)
-    if asked:
-        if asking is None:
-            asking = _ask(attention, rows[:, blind:].reshape(count * asked, -1), absorbed)
-            asking = asking.view(count, asked, *asking.shape[1:])
-        else:
-            asking = asking.expand(count, *asking.shape)
-        if absorbed:
-            context[:, blind:] = _attend_absorbed(attention, asking, chunk.states)
-        elif chunk.keys_values is not None:
-            context[:, blind:] = _attend_projected(asking, _stored_keys_values(chunk.keys_values, index, rows))
-        else:
-            context[:, blind:] = _attend_projected(asking, [_keys_values(attention, states) for states in chunk.states])
-    return attention.norm(rows + attention.output(context))
-
-
-def _stored_keys_values(stored: Sequence[Tensor], index: int, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Keys and values ``(H, n, d)`` of layer ``index``, converted document by document while they stay in the cache."""
-    buffer = ConversionBuffer(like)
-    for document in stored:
-        (pair,) = buffer.convert([document[index]])
-        yield pair[0], pair[1]
-
-
-def _keys_values(attention: MiceAttention, states: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values ``(H, n, d)`` of one document's states ``(n, h)``."""
-    key, value = attention.key(states), attention.value(states)
-    split = (attention.heads, -1)
-    return key.unflatten(-1, split).transpose(0, 1), value.unflatten(-1, split).transpose(0, 1)
-
-
-def _ask(attention: MiceAttention, rows: Tensor, absorbed: bool) -> Tensor:
-    """Project rows ``(r, h)`` to what meets the documents: absorbed ``(r, H, h)``, otherwise ``(r, H, d)``, scaled."""
-    heads = attention.heads
-    width = rows.shape[-1] // heads
-    query = attention.query(rows).mul_(1.0 / math.sqrt(width))
-    if not absorbed:
-        return query.unflatten(-1, (heads, width))
-    # The key's bias adds the same to all logits of a row: softmax does not see it.
-    key = attention.key.weight
-    asking = query.new_empty(len(rows), heads, key.shape[1])
-    for head in range(heads):
-        part = slice(head * width, (head + 1) * width)
-        torch.mm(query[:, part], key[part], out=asking[:, head])
-    return asking
-
-
-def _attend_absorbed(attention: MiceAttention, asking: Tensor, slices: Sequence[Tensor]) -> Tensor:
-    """Attention of ``asking`` ``(c, R, H, h)`` over document states ``(n, h)``: context ``(c, R, h)``."""
-    count, asked, heads, hidden = asking.shape
-    width = hidden // heads
-    means = asking.new_empty(count, asked * heads, hidden)
-    for place, states in enumerate(slices):
-        weights = torch.mm(asking[place].reshape(asked * heads, hidden), states.t()).softmax(-1)
-        torch.mm(weights, states, out=means[place])
-    means = means.view(count * asked, heads, hidden)
-    context = asking.new_empty(count * asked, hidden)
-    for head in range(heads):
-        part = slice(head * width, (head + 1) * width)
-        torch.addmm(attention.value.bias[part], means[:, head], attention.value.weight[part].t(), out=context[:, part])
-    return context.view(count, asked, hidden)
-
-
-def _attend_projected(asking: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Attention of ``asking`` ``(c, R, H, d)`` over keys and values ``(H, n, d)`` per document: context ``(c, R, h)``."""
-    contexts = []
-    for place, (key, value) in enumerate(pairs):
-        query = asking[place].transpose(0, 1)  # (H, R, d)
-        context = F.scaled_dot_product_attention(query[None], key[None], value[None], scale=1.0)[0]
-        contexts.append(context.transpose(0, 1).flatten(1))
-    return torch.stack(contexts)
-
-
-def _self_attend(attention: MiceAttention, rows: Tensor, kept: int, query_attends_cls: bool) -> Tensor:
-    """Query self-attention, rows ``(c, Q, h)`` to the first ``kept`` of them, ``(c, kept, h)``."""
-    if kept == 1:
-        return _self_attend_cls(attention, rows)
-    tokens = rows.shape[1]
-    mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=rows.device)
-    if not query_attends_cls:
-        mask[:, :, 1:, 0] = False
-    return attention(rows, rows, mask)
-
-
-def _self_attend_cls(attention: MiceAttention, rows: Tensor) -> Tensor:
-    """[CLS] alone reads all rows ``(c, Q, h)``, absorbed: ``(c, 1, h)``."""
-    count, _, hidden = rows.shape
-    asking = _ask(attention, rows[:, 0], absorbed=True)  # (c, H, h)
-    means = (asking @ rows.transpose(1, 2)).softmax(-1) @ rows  # (c, H, h)
-    value = attention.value.weight.unflatten(0, (attention.heads, -1))  # (H, d, h)
-    context = torch.einsum("cih,idh->cid", means, value).reshape(count, hidden) + attention.value.bias
-    return attention.norm(rows[:, 0] + attention.output(context)).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""The interaction layers of MICE, written out: attention, feed-forward, exact match, and the layer that joins them.
+"""The interaction layers of MICE, written out: masks, attention, feed-forward, exact match, and the layer that joins them.
 
 Their names and shapes are BERT's, so that an interaction layer can start as a copy of a backbone layer. The shape
 letters are those of ``modeling_mice.py``.
@@ -15,6 +15,58 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .states import EncodedTexts
+
+
+def text_attention_mask(attention_mask: Tensor, attends_cls: bool, sep_attends_itself_alone: bool) -> Tensor:
+    """What the tokens of a text read of their own text.
+
+    Args:
+        attention_mask: ``(N, S)``, bool, True at tokens.
+        attends_cls: Whether other tokens read the first one.
+        sep_attends_itself_alone: Whether the last token reads nothing but itself.
+
+    Returns:
+        ``(N, 1, S, S)``, bool. Rows of padding read themselves, so that none is without anything to read.
+    """
+    length = attention_mask.shape[1]
+    mask = attention_mask.unsqueeze(1).repeat(1, length, 1)  # (N, S, S)
+    if not attends_cls:
+        mask[:, 1:, 0] = False
+    alone = ~attention_mask
+    if sep_attends_itself_alone:
+        alone = alone | _is_last(attention_mask)
+    itself = torch.eye(length, dtype=torch.bool, device=mask.device)
+    return torch.where(alone.unsqueeze(2), itself, mask).unsqueeze(1)
+
+
+def document_attention_mask(query_mask: Tensor, document_mask: Tensor, config: PretrainedConfig) -> Tensor:
+    """What the query's tokens read of the document.
+
+    Args:
+        query_mask: ``(B, Q)``, bool, True at tokens.
+        document_mask: ``(B, D)``, bool, True at tokens.
+        config: The model's.
+
+    Returns:
+        ``(B, 1, Q or 1, D)``, bool.
+    """
+    if not config.query_attends_document_sep:
+        document_mask = document_mask & ~_is_last(document_mask)
+    mask = document_mask[:, None, None, :]
+    if config.cls_attends_document and not config.sep_attends_itself_alone:
+        return mask
+    asks = torch.ones_like(query_mask)
+    if not config.cls_attends_document:
+        asks[:, 0] = False
+    if config.sep_attends_itself_alone:
+        asks &= ~_is_last(query_mask)
+    return mask & asks[:, None, :, None]
+
+
+def _is_last(attention_mask: Tensor) -> Tensor:
+    """The last token of each text, its [SEP]: ``(N, S)``, bool."""
+    tokens_from_here = attention_mask.flip(1).cumsum(1).flip(1)
+    return attention_mask & (tokens_from_here == 1)
 
 
 def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> Tensor:
@@ -55,24 +107,26 @@ class MiceAttention(nn.Module):
         self.dropout = nn.Dropout(backbone.hidden_dropout_prob)
         self.attention_dropout = backbone.attention_probs_dropout_prob
 
-    def forward(self, rows: Tensor, states: Tensor, mask: Tensor, blind_rows: int = 0) -> Tensor:
+    def forward(self, rows: Tensor, states: Tensor, mask: Tensor, is_blind: Tensor | None = None) -> Tensor:
         """Let ``rows`` ``(B, R, h)`` read ``states`` ``(B, S, h)`` where ``mask`` ``(B, 1, R or 1, S)`` is True.
 
-        The first ``blind_rows`` rows read nothing: what attention gives them is exactly zero. (A row whose every
-        logit is masked would softmax to a uniform average, not to nothing.)
+        ``is_blind`` ``(B, 1, R or 1, 1)`` says which rows read nothing: what attention gives them is exactly zero. (A row
+        whose every logit is masked would softmax to a uniform average, not to nothing.)
         """
         split = (self.heads, -1)
         query = self.query(rows).unflatten(-1, split).transpose(1, 2)  # (B, H, R, h / H)
         key = self.key(states).unflatten(-1, split).transpose(1, 2)  # (B, H, S, h / H)
         value = self.value(states).unflatten(-1, split).transpose(1, 2)
         dropout = self.attention_dropout if self.training else 0.0
+        if is_blind is not None:
+            mask = mask | is_blind  # without anything to read, kernels would give NaN
         if self.config._attn_implementation == "eager":
             context = eager_attention(query, key, value, mask, dropout)
         else:
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        if is_blind is not None:
+            context = context.masked_fill(is_blind, 0.0)
         context = context.transpose(1, 2).flatten(-2)  # (B, R, h)
-        if blind_rows:
-            context = torch.cat([torch.zeros_like(context[:, :blind_rows]), context[:, blind_rows:]], dim=1)
         return self.norm(rows + self.dropout(self.output(context)))
 
 
@@ -158,14 +212,14 @@ def average_matches(
 
 
 class MiceInteractionLayer(GradientCheckpointingLayer):
-    """Query self-attention, one-way cross-attention to frozen document states, feed-forward."""
+    """The query reads itself and, one way, the document: in two attentions or in one; then the feed-forward."""
 
     def __init__(self, config: PretrainedConfig, is_last: bool) -> None:
         super().__init__()
         self.is_last = is_last
         self.cross_first = config.interaction_order == "cross_first"
-        self.blind_rows = 0 if config.cls_attends_document else 1
-        self.cross_attention = MiceAttention(config)
+        is_joint = config.interaction_attention == "joint"
+        self.cross_attention = None if is_joint else MiceAttention(config)
         self.self_attention = MiceAttention(config)
         self.feed_forward = MiceFeedForward(config)
         self.exact_match = MiceExactMatch(config) if config.exact_match else None
@@ -182,25 +236,40 @@ class MiceInteractionLayer(GradientCheckpointingLayer):
 
         Args:
             rows: ``(B, Q, h)``.
-            document_states: ``(B, D, h)``, the same for every layer.
+            document_states: ``(B, D, h)``, what this layer reads.
             query_mask: ``(B, 1, Q, Q)``, bool.
-            document_mask: ``(B, 1, 1, D)``, bool.
+            document_mask: ``(B, 1, Q or 1, D)``, bool.
             matched_states: ``(B, Q, h)`` from ``average_matches``, or None without exact-match heads.
 
         Returns:
             ``(B, Q, h)``; ``(B, 1, h)`` in the last layer, of which only [CLS] is read.
         """
         kept = 1 if self.is_last else rows.shape[1]
-        if self.cross_first:
-            rows = self._read_document(rows, document_states, document_mask, matched_states)
-            rows = self.self_attention(rows[:, :kept], rows, query_mask[:, :, :kept])
+        query_mask = query_mask[:, :, :kept]
+        if self.cross_attention is None:
+            rows = self._add_matches(rows, matched_states)
+            states = torch.cat([rows, document_states], dim=1)  # (B, Q + D, h)
+            mask = torch.cat([query_mask, document_mask[:, :, :kept].expand(-1, -1, kept, -1)], dim=-1)
+            rows = self.self_attention(rows[:, :kept], states, mask)
+        elif self.cross_first:
+            rows = self._add_matches(rows, matched_states)
+            rows = _read_document(self.cross_attention, rows, document_states, document_mask)
+            rows = self.self_attention(rows[:, :kept], rows, query_mask)
         else:
-            rows = self.self_attention(rows[:, :kept], rows, query_mask[:, :, :kept])
-            matched_states = None if matched_states is None else matched_states[:, :kept]
-            rows = self._read_document(rows, document_states, document_mask, matched_states)
+            rows = self.self_attention(rows[:, :kept], rows, query_mask)
+            rows = self._add_matches(rows, matched_states)
+            rows = _read_document(self.cross_attention, rows, document_states, document_mask[:, :, :kept])
         return self.feed_forward(rows)
 
-    def _read_document(self, rows: Tensor, states: Tensor, mask: Tensor, matched_states: Tensor | None) -> Tensor:
-        if self.exact_match is not None:
-            rows = rows + self.exact_match(matched_states)
-        return self.cross_attention(rows, states, mask, self.blind_rows)
+    def _add_matches(self, rows: Tensor, matched_states: Tensor | None) -> Tensor:
+        if self.exact_match is None or matched_states is None:
+            return rows
+        return rows + self.exact_match(matched_states[:, : rows.shape[1]])
+
+    def contextualize(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Take documents ``(B, D, h)`` through the layer alone, ``mask`` ``(B, 1, D, D)``: what the next layer reads."""
+        return self.feed_forward(self.self_attention(states, states, mask))
+
+
+def _read_document(attention: MiceAttention, rows: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+    return attention(rows, states, mask, is_blind=~mask.any(-1, keepdim=True))

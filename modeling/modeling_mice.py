@@ -13,6 +13,7 @@ Shape letters used in comments:
     Q  query tokens, padded          D  document tokens, padded
     R  rows that ask (Q or 1)        S  states that are read (Q or D)
     H  attention heads               h  width of the states: the backbone's, or interaction_hidden_size
+    k  interaction layers            s  width of the document states: h, or k * h where each layer reads its own
 
 References:
     - MICE: https://arxiv.org/abs/2602.16299
@@ -30,12 +31,16 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .backbones import BertBackbone, backbone_of
+from .config_checks import check_config
 from .interaction import CHUNK_DOCUMENTS, score_documents
-from .layers import MiceInteractionLayer, MiceMatchResidual, average_matches
+from .layers import (
+    MiceInteractionLayer,
+    MiceMatchResidual,
+    average_matches,
+    document_attention_mask,
+    text_attention_mask,
+)
 from .states import DocumentStates, EncodedTexts
-
-INTERACTION_ORDERS = ("cross_first", "self_first")
-POOLINGS = ("mean", "cls")
 
 
 class MiceConfig(PretrainedConfig):
@@ -52,8 +57,21 @@ class MiceConfig(PretrainedConfig):
             backbone's width per head. None keeps the backbone's width.
         interaction_order: ``"cross_first"`` (cross-attention, self-attention, feed-forward; the paper's later
             version) or ``"self_first"`` (its first version).
-        query_attends_cls: Whether the query's other tokens may read [CLS]. The paper: no.
+        interaction_attention: ``"split"`` (self-attention and cross-attention, each with weights and a softmax of its
+            own; the paper) or ``"joint"`` (one softmax over the query's and the document's keys with the weights of the
+            self-attention, as in a cross-encoder).
+        document_states: ``"frozen"`` (every interaction layer reads the document as the contextualisation layers left
+            it; the paper) or ``"per_layer"`` (the document goes on, alone, through self-attention and feed-forward of
+            the interaction layers, and each of them reads it as a backbone layer in its place would). The second
+            keeps ``k`` states of a token side by side.
+        query_attends_cls: Whether the query's other tokens may read [CLS] in the interaction layers. The paper: no.
         cls_attends_document: Whether [CLS] reads the document itself. The paper's first version: no.
+        query_attends_document_sep: Whether the query reads the document's [SEP].
+        contextualization_attends_cls: Whether a text's other tokens may read its own [CLS] while they are
+            contextualised.
+        sep_attends_itself_alone: Whether a text's [SEP] reads nothing but itself, in every layer.
+        document_cls: Whether the document has a [CLS] of its own.
+        document_token_type: Token type of the document's tokens; the query's is 0.
         pooler: Whether the backbone's own dense layer stands between [CLS] and the classifier: BERT's pooler, the first
             layer of RoBERTa's and ELECTRA's classification heads.
         pooled_residual: Adds ``exp(s) * cos(pool(query), pool(document))`` to the score, so that a model converted
@@ -82,8 +100,15 @@ class MiceConfig(PretrainedConfig):
         interaction_layers: int = 3,
         interaction_hidden_size: int | None = None,
         interaction_order: str = "cross_first",
+        interaction_attention: str = "split",
+        document_states: str = "frozen",
         query_attends_cls: bool = False,
         cls_attends_document: bool = True,
+        query_attends_document_sep: bool = True,
+        contextualization_attends_cls: bool = True,
+        sep_attends_itself_alone: bool = False,
+        document_cls: bool = True,
+        document_token_type: int = 0,
         pooler: bool = True,
         pooled_residual: bool = False,
         pooling: str = "mean",
@@ -107,8 +132,15 @@ class MiceConfig(PretrainedConfig):
         self.interaction_layers = interaction_layers
         self.interaction_hidden_size = interaction_hidden_size
         self.interaction_order = interaction_order
+        self.interaction_attention = interaction_attention
+        self.document_states = document_states
         self.query_attends_cls = query_attends_cls
         self.cls_attends_document = cls_attends_document
+        self.query_attends_document_sep = query_attends_document_sep
+        self.contextualization_attends_cls = contextualization_attends_cls
+        self.sep_attends_itself_alone = sep_attends_itself_alone
+        self.document_cls = document_cls
+        self.document_token_type = document_token_type
         self.pooler = pooler
         self.pooled_residual = pooled_residual
         self.pooling = pooling
@@ -120,42 +152,7 @@ class MiceConfig(PretrainedConfig):
         self.cls_token_id = own_ids[0] if cls_token_id is None else cls_token_id
         self.sep_token_id = own_ids[1] if sep_token_id is None else sep_token_id
         self.pair_separators = self.backbone.pair_separators if pair_separators is None else pair_separators
-        self._check()
-
-    def _check(self) -> None:
-        backbone = self.backbone_config
-        self.backbone.check(backbone)
-        if self.num_labels != 1:
-            raise ValueError(f"num_labels: MICE gives one score per pair, got {self.num_labels}.")
-        if backbone.num_hidden_layers < 1:
-            raise ValueError("contextualization_layers: at least 1 is needed, or there are no states to read.")
-        if self.interaction_order not in INTERACTION_ORDERS:
-            raise ValueError(f"interaction_order: {self.interaction_order!r} is not one of {INTERACTION_ORDERS}.")
-        if self.pooling not in POOLINGS:
-            raise ValueError(f"pooling: {self.pooling!r} is not one of {POOLINGS}.")
-        fewest = 1 if self.cls_attends_document else 2
-        if self.interaction_layers < fewest:
-            raise ValueError(
-                f"interaction_layers: at least {fewest} needed with cls_attends_document="
-                f"{self.cls_attends_document}, or [CLS] never learns of the document; got {self.interaction_layers}."
-            )
-        per_head = backbone.hidden_size // backbone.num_attention_heads
-        if not 0 < self.interaction_width <= backbone.hidden_size or self.interaction_width % per_head:
-            raise ValueError(
-                f"interaction_hidden_size: must be a multiple of {per_head}, the backbone's width per head, and at most "
-                f"{backbone.hidden_size}, got {self.interaction_width}."
-            )
-        for name in ("query_max_length", "document_max_length"):
-            if not 3 <= getattr(self, name) <= self.max_positions:
-                raise ValueError(
-                    f"{name}: must lie between 3 tokens and the backbone's {self.max_positions} "
-                    f"positions, got {getattr(self, name)}."
-                )
-        for name in ("cls_token_id", "sep_token_id"):
-            if not 0 <= getattr(self, name) < backbone.vocab_size:
-                raise ValueError(f"{name}: {getattr(self, name)} lies outside the vocabulary of {backbone.vocab_size}.")
-        if self.pair_separators not in (1, 2):
-            raise ValueError(f"pair_separators: must be 1 or 2, got {self.pair_separators}.")
+        check_config(self)
 
     @property
     def backbone(self) -> BertBackbone:
@@ -173,8 +170,18 @@ class MiceConfig(PretrainedConfig):
         return self.backbone_config.num_hidden_layers
 
     @property
+    def state_width(self) -> int:
+        """Values that a document's state has for each token: one state, or one per interaction layer side by side."""
+        return self.interaction_width * (self.interaction_layers if self.document_states == "per_layer" else 1)
+
+    def special_tokens(self, side: str) -> tuple[list[int], list[int]]:
+        """Ids that stand before and after the text of a ``"query"`` or a ``"document"``."""
+        has_cls = side == "query" or self.document_cls
+        return [self.cls_token_id] if has_cls else [], [self.sep_token_id]
+
+    @property
     def interaction_width(self) -> int:
-        """Width of the interaction layers and of the document states."""
+        """Width of the interaction layers."""
         return self.hidden_size if self.interaction_hidden_size is None else self.interaction_hidden_size
 
     @property
@@ -250,37 +257,79 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         """Replace the token embeddings."""
         self.backbone.set_input_embeddings(value)
 
+    def document_modules(self) -> dict[str, nn.Module]:
+        """What documents pass through on the way to their states, by name; queries may pass through it as well."""
+        modules: dict[str, nn.Module] = {"backbone": self.backbone}
+        if self.document_projection is not None:
+            modules["document_projection"] = self.document_projection
+        if self.config.document_states == "per_layer":
+            layers: list[Any] = list(self.interaction[:-1])  # the last one's output is nobody's document
+            for index, layer in enumerate(layers):
+                modules[f"interaction.{index}.self_attention"] = layer.self_attention
+                modules[f"interaction.{index}.feed_forward"] = layer.feed_forward
+        return modules
+
     def freeze_contextualization(self) -> None:
         """Train nothing that documents pass through, so that their states can be stored and read while training."""
-        self.backbone.requires_grad_(False)
-        if self.document_projection is not None:
-            self.document_projection.requires_grad_(False)
+        for module in self.document_modules().values():
+            module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "MiceForSequenceClassification":
-        """As in torch; frozen contextualisation layers stay in evaluation mode, so that stored states stay true."""
+        """As in torch; what is frozen of the documents' way stays in evaluation mode, so that stored states stay true."""
         super().train(mode)
-        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
-            self.backbone.eval()
+        for module in self.document_modules().values():
+            if not any(parameter.requires_grad for parameter in module.parameters()):
+                module.eval()
         return self
 
     def encode_queries(self, input_ids: Tensor, attention_mask: Tensor) -> EncodedTexts:
         """Contextualise queries ``[CLS] query [SEP]``, ``(N, Q)`` each; the first step of a score."""
-        return self._encode(input_ids, attention_mask, self.query_projection)
+        return self._encode(input_ids, attention_mask, "query", self.query_projection)
 
     def encode_documents(self, input_ids: Tensor, attention_mask: Tensor) -> EncodedTexts:
-        """Contextualise documents ``[CLS] document [SEP]``, ``(N, D)`` each, without any query."""
-        return self._encode(input_ids, attention_mask, self.document_projection)
+        """Contextualise documents, ``(N, D)`` each, without any query.
 
-    def _encode(self, input_ids: Tensor, attention_mask: Tensor, projection: nn.Module | None) -> EncodedTexts:
+        Documents are ``[CLS] document [SEP]``, without the [CLS] where ``document_cls`` is False. Of the states
+        ``(N, D, s)``, columns ``i * h`` to ``(i + 1) * h`` are what interaction layer ``i`` reads where each reads its own.
+        """
+        encoded = self._encode(input_ids, attention_mask, "document", self.document_projection)
+        if self.config.document_states == "frozen":
+            return encoded
+        mask = self._text_mask(encoded.attention_mask, "document")  # (N, 1, D, D)
+        states = [encoded.states]
+        layers: list[Any] = list(self.interaction[:-1])
+        for layer in layers:
+            states.append(layer.contextualize(states[-1], mask))  # (N, D, h)
+        return encoded._replace(states=torch.cat(states, dim=-1))  # (N, D, k * h)
+
+    def _encode(
+        self, input_ids: Tensor, attention_mask: Tensor, side: str, projection: nn.Module | None
+    ) -> EncodedTexts:
         if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.config.vocab_size:
             raise ValueError(
                 f"input_ids: ids from {int(input_ids.min())} to {int(input_ids.max())} do not fit a vocabulary of "
                 f"{self.config.vocab_size}; is this the model's own tokenizer?"
             )
-        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
+        arguments = {"input_ids": input_ids, "attention_mask": attention_mask.long()}
+        if self.config.sep_attends_itself_alone or not self.config.contextualization_attends_cls:
+            mask = self._text_mask(attention_mask.bool(), side)
+            if self.config._attn_implementation == "eager":  # adds its mask to the logits
+                mask = torch.zeros(mask.shape, device=mask.device, dtype=self.dtype).masked_fill(
+                    ~mask, torch.finfo(self.dtype).min
+                )
+            arguments["attention_mask"] = mask
+        if side == "document" and self.config.document_token_type:
+            arguments["token_type_ids"] = torch.full_like(input_ids, self.config.document_token_type)
+        states = self.backbone(**arguments).last_hidden_state
         if projection is not None:
             states = projection(states)
         return EncodedTexts(states, attention_mask.bool(), input_ids)
+
+    def _text_mask(self, attention_mask: Tensor, side: str) -> Tensor:
+        """What the tokens of texts ``(N, S)`` read of their own text while they are contextualised, ``(N, 1, S, S)``."""
+        has_cls = side == "query" or self.config.document_cls
+        attends_cls = self.config.contextualization_attends_cls or not has_cls
+        return text_attention_mask(attention_mask, attends_cls, self.config.sep_attends_itself_alone)
 
     def score(self, queries: EncodedTexts, documents: EncodedTexts) -> Tensor:
         """Score query i against document i.
@@ -295,28 +344,39 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         Raises:
             ValueError: If a score is not finite (outside training, where the trainer decides); names the rows.
         """
-        query_mask = queries.attention_mask[:, None, None, :].repeat(1, 1, queries.input_ids.shape[1], 1)
-        if not self.config.query_attends_cls:
-            query_mask[:, :, 1:, 0] = False  # (B, 1, Q, Q)
-        document_mask = documents.attention_mask[:, None, None, :]  # (B, 1, 1, D)
+        config = self.config
+        query_mask = text_attention_mask(
+            queries.attention_mask, config.query_attends_cls, config.sep_attends_itself_alone
+        )  # (B, 1, Q, Q)
+        document_mask = document_attention_mask(
+            queries.attention_mask, documents.attention_mask, config
+        )  # (B, 1, Q or 1, D)
         matched_states, is_matched = None, None
         if self.config.exact_match or self.config.match_residual:
             special_ids = (self.config.cls_token_id, self.config.sep_token_id)
             matched_states, is_matched = average_matches(queries, documents, special_ids)
         rows = queries.states
-        for layer in self.interaction:
-            rows = layer(rows, documents.states, query_mask, document_mask, matched_states)
+        for index, layer in enumerate(self.interaction):
+            states, matched = (self.layer_states(part, index) for part in (documents.states, matched_states))
+            rows = layer(rows, states, query_mask, document_mask, matched)
         logits = self.head(rows[:, 0])
         if self.config.pooled_residual:
             logits = logits + self.residual(self.pool(queries), self.pool(documents))
         if self.match_residual is not None:
-            logits = logits + self.match_residual(queries.states, matched_states, is_matched)
+            logits = logits + self.match_residual(queries.states, self.layer_states(matched_states, 0), is_matched)
         self.check_finite(logits)
         return logits
 
     def score_documents(self, query: EncodedTexts, documents: Any, chunk_documents: int = CHUNK_DOCUMENTS) -> Tensor:
         """``score`` for one query and many documents, many times faster; see ``interaction.score_documents``."""
         return score_documents(self, query, documents, chunk_documents)
+
+    def layer_states(self, states: Tensor | None, index: int) -> Tensor | None:
+        """What interaction layer ``index`` reads of ``states`` ``(..., s)``: a view, ``(..., h)``."""
+        if states is None or self.config.document_states == "frozen":
+            return states
+        width = self.config.interaction_width
+        return states[..., index * width : (index + 1) * width]
 
     def head(self, cls_rows: Tensor) -> Tensor:
         """``(B, h)``, [CLS] after the last layer, to ``(B, 1)`` logits; the classifier runs in float32 always."""
@@ -327,7 +387,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
 
     def pool(self, texts: EncodedTexts) -> Tensor:
         """One vector per text, ``(N, h)``, float32: the embedding that the pooled residual compares."""
-        states = texts.states.float()
+        states = texts.states[..., : self.config.interaction_width].float()
         if self.config.pooling == "cls":
             return states[:, 0]
         mask = texts.attention_mask.unsqueeze(-1)
@@ -360,7 +420,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         Args:
             input_ids: ``(B, L)``, int64. Split inside at the first [SEP].
             attention_mask: ``(B, L)``; all ones where it is left out.
-            token_type_ids: Accepted and not needed: both sides are encoded apart, with token type 0.
+            token_type_ids: Accepted and not needed: both sides are encoded apart, each with its own token type.
             labels: ``(B,)``; with them, ``loss`` is the mean squared error of the logits, as transformers has it
                 for one label.
             return_dict: False gives a tuple.
@@ -382,7 +442,8 @@ class MiceForSequenceClassification(MicePreTrainedModel):
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Cut pair encodings ``(B, L)`` into queries and documents, each ``(input_ids, attention_mask)``.
 
-        Each side is cut to its own maximum length and keeps its [SEP]; the document gets a [CLS] of its own.
+        Each side is cut to its own maximum length and keeps its [SEP]; the document gets a [CLS] of its own, unless
+        ``document_cls`` is False.
         """
         cls_id, sep_id, between = self.config.cls_token_id, self.config.sep_token_id, self.config.pair_separators
         form = f"[CLS] query {' '.join(['[SEP]'] * between)} document [SEP]"
@@ -396,13 +457,13 @@ class MiceForSequenceClassification(MicePreTrainedModel):
             if not has_form or separators[between - 1] != separators[0] + between - 1:
                 raise ValueError(f"input_ids: row {row} is not of the form {form}.")
             query, document = tokens[1 : separators[0]], tokens[separators[0] + between : -1]
-            queries.append(self._frame(query, self.config.query_max_length))
-            documents.append(self._frame(document, self.config.document_max_length))
+            queries.append(self._frame(query, "query", self.config.query_max_length))
+            documents.append(self._frame(document, "document", self.config.document_max_length))
         return self._pad(queries), self._pad(documents)
 
-    def _frame(self, tokens: Tensor, max_length: int) -> Tensor:
-        ends = tokens.new_tensor([self.config.cls_token_id, self.config.sep_token_id])
-        return torch.cat([ends[:1], tokens[: max_length - 2], ends[1:]])
+    def _frame(self, tokens: Tensor, side: str, max_length: int) -> Tensor:
+        before, after = map(tokens.new_tensor, self.config.special_tokens(side))
+        return torch.cat([before, tokens[: max_length - len(before) - len(after)], after])
 
     def _pad(self, rows: list[Tensor]) -> tuple[Tensor, Tensor]:
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
@@ -410,7 +471,13 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         return ids, torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
 
 
-__all__ = ["DocumentStates", "EncodedTexts", "MiceConfig", "MiceForSequenceClassification", "MicePreTrainedModel"]
+__all__ = [
+    "DocumentStates",
+    "EncodedTexts",
+    "MiceConfig",
+    "MiceForSequenceClassification",
+    "MicePreTrainedModel",
+]
 
 MiceConfig.register_for_auto_class()
 MiceForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

@@ -81,7 +81,7 @@ class MiceTransformer(Transformer):
         self.model.config.document_max_length = value
 
     def tokenize_side(self, texts: Sequence[Any], side: str, names: Sequence[str] | None = None) -> list[list[int]]:
-        """Token ids of each text, [CLS] and [SEP] included, cut to the side's maximum length.
+        """Token ids of each text, its special tokens included, cut to the side's maximum length.
 
         Args:
             texts: Queries or documents, ``(n,)``. An empty string is a text of no tokens between [CLS] and [SEP].
@@ -112,9 +112,10 @@ class MiceTransformer(Transformer):
             split_special_tokens=True,
             verbose=False,
         )["input_ids"]
-        room = max_length - 2
+        before, after = config.special_tokens(side)
+        room = max_length - len(before) - len(after)
         self.cut_texts[side] += sum(len(row) > room or len(text) > window for row, text in zip(ids, texts, strict=True))
-        return [[config.cls_token_id, *row[:room], config.sep_token_id] for row in ids]
+        return [[*before, *row[:room], *after] for row in ids]
 
     def report_cut_texts(self) -> None:
         """One warning with the number of texts cut since the last call; none where there were none."""

@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .store import Fingerprint
 
 if TYPE_CHECKING:
     from mice_st.modeling.st_mice import MiceTransformer
+
+# Choices of MICE that change states without changing a weight; the backbone names its own.
+_DOCUMENT_CHOICES = (
+    "document_states",
+    "document_cls",
+    "document_token_type",
+    "contextualization_attends_cls",
+    "sep_attends_itself_alone",
+)
 
 # Model or tokenizer -> (what it looked like, its hash): hashing 90 MB of weights takes longer than ranking.
 _known: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
@@ -28,6 +37,7 @@ def fingerprint_of(model: Any, codec: str, prompt: str = "") -> Fingerprint:
     """What binds a store to this model.
 
     Weights that only queries pass through (interaction layers, head) are left out: they may be trained on while the stored states stay true.
+    So are choices that concern queries alone.
 
     Args:
         model: A ``MiceCrossEncoder``, or its ``MiceTransformer``.
@@ -47,19 +57,20 @@ def fingerprint_of(model: Any, codec: str, prompt: str = "") -> Fingerprint:
         prompt=prompt,
         dtype=str(module.model.dtype).removeprefix("torch."),
         codec=codec,
-        width=config.interaction_width,
+        width=config.state_width,
     )
 
 
 def _weights_hash(model: Any) -> str:
-    """SHA-256 over the tensors that documents pass through, and the backbone's choices; computed again after training."""
+    """SHA-256 over the tensors that documents pass through, and choices that change states; computed again after training."""
     tensors = _document_tensors(model)
-    look = tuple((name, tensor.data_ptr(), tensor._version) for name, tensor in tensors.items())
+    backbone = model.config.backbone_config
+    choices = [getattr(backbone, name) for name in ("model_type", *model.config.backbone.state_choices)]
+    choices += [getattr(model.config, name) for name in _DOCUMENT_CHOICES]
+    look = (*choices, *((name, tensor.data_ptr(), tensor._version) for name, tensor in tensors.items()))
     if _known.get(model, (None, ""))[0] == look:
         return _known[model][1]
-    backbone = model.config.backbone_config
-    names = ("model_type", *model.config.backbone.state_choices)
-    digest = hashlib.sha256(json.dumps([getattr(backbone, name) for name in names], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(choices, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -69,12 +80,10 @@ def _weights_hash(model: Any) -> str:
 
 
 def _document_tensors(model: Any) -> dict[str, Tensor]:
-    parts = {"backbone": model.backbone, "document_projection": model.document_projection}
     return {
         f"{part}.{name}": tensor
-        for part, layer in parts.items()
-        if isinstance(layer, nn.Module)
-        for name, tensor in layer.state_dict(keep_vars=True).items()
+        for part, module in model.document_modules().items()
+        for name, tensor in module.state_dict(keep_vars=True).items()
     }
 
 

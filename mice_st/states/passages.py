@@ -1,7 +1,7 @@
 """Long documents: cut into overlapping passages that are kept side by side as one document, and scored by the best of them.
 
 The passages of a document share its id and its row: ``[CLS] first [SEP] [CLS] second [SEP] ...``. A document's own text can never make a
-[CLS], so these mark where passages begin, a changed document is replaced in one step, and no id of a passage can clash with a user's.
+[SEP], so these mark where passages end, a changed document is replaced in one step, and no id of a passage can clash with a user's.
 """
 
 from __future__ import annotations
@@ -30,12 +30,18 @@ def check_overlap(module: MiceTransformer, overlap: int | None) -> int:
     Raises:
         ValueError: If it is negative, or leaves no new token for the next passage.
     """
-    room = module.model.config.document_max_length - 2
+    room = _room(module)
     if overlap is None:
         return room // 4
     if not 0 <= overlap < room:
         raise ValueError(f"overlap: must lie between 0 and {room - 1} tokens, got {overlap}.")
     return overlap
+
+
+def _room(module: MiceTransformer) -> int:
+    """Tokens of text in a passage, beside its special tokens."""
+    config = module.model.config
+    return config.document_max_length - sum(map(len, config.special_tokens("document")))
 
 
 def tokenize_documents(
@@ -50,7 +56,7 @@ def tokenize_documents(
         names: What an error calls each text; its position where it is left out.
 
     Returns:
-        For each document its passages, [CLS] and [SEP] included; all but a document's last have the maximum length.
+        For each document its passages, their special tokens included; all but a document's last have the maximum length.
 
     Raises:
         ValueError: If a text is not a string or holds a lone surrogate; names the text.
@@ -62,8 +68,8 @@ def tokenize_documents(
         check_text(text, name)
     if not texts:
         return []
-    config = module.model.config
-    room = config.document_max_length - 2
+    before, after = module.model.config.special_tokens("document")
+    room = _room(module)
     rows = module.tokenizer(
         list(texts),
         add_special_tokens=False,
@@ -74,7 +80,7 @@ def tokenize_documents(
     )["input_ids"]
     return [
         [
-            [config.cls_token_id, *row[start : start + room], config.sep_token_id]
+            [*before, *row[start : start + room], *after]
             for start in range(0, max(len(row) - overlap, 1), room - overlap)
         ]
         for row in rows
@@ -88,23 +94,23 @@ def join_passages(passages: Sequence[DocumentStates]) -> DocumentStates:
     return DocumentStates(torch.cat([p.states for p in passages]), torch.cat([p.input_ids for p in passages]))
 
 
-def find_passages(input_ids: Tensor, lengths: Tensor, cls_token_id: int) -> tuple[Tensor, Tensor]:
+def find_passages(input_ids: Tensor, lengths: Tensor, sep_token_id: int) -> tuple[Tensor, Tensor]:
     """Where passages lie among the tokens of several documents.
 
     Args:
         input_ids: Tokens of all documents, ``(total,)``, int64.
         lengths: Tokens of each document, ``(n,)``, int64, on the CPU.
-        cls_token_id: Starts each passage.
+        sep_token_id: Ends each passage.
 
     Returns:
         Tokens of each passage and the position of its document, ``(m,)`` each, int64, on the CPU.
     """
-    starts = (input_ids == cls_token_id).cpu()
-    ends = lengths.cumsum(0)
-    starts[ends - lengths] = True  # whatever a document made elsewhere begins with
-    first = starts.nonzero().flatten()
-    owners = torch.searchsorted(ends, first, right=True)
-    return torch.diff(first, append=ends[-1:]), owners
+    is_end = (input_ids == sep_token_id).cpu()
+    last = lengths.cumsum(0) - 1
+    is_end[last] = True  # whatever a document made elsewhere ends with
+    ends = is_end.nonzero().flatten()
+    owners = torch.searchsorted(last, ends)
+    return torch.diff(ends, prepend=ends.new_tensor([-1])), owners
 
 
 @torch.inference_mode()
@@ -127,14 +133,14 @@ def score_passages(
     """
     if not len(documents):
         return torch.empty(0, device=query.states.device)
-    cls_token_id = model.config.cls_token_id
+    sep_token_id = model.config.sep_token_id
     if isinstance(documents, PackedStates):
-        lengths, owners = find_passages(documents.input_ids, documents.lengths, cls_token_id)
+        lengths, owners = find_passages(documents.input_ids, documents.lengths, sep_token_id)
     else:
         device = documents[0].input_ids.device
         input_ids = torch.cat([document.input_ids.to(device) for document in documents])
         sizes = torch.tensor([len(document) for document in documents])
-        lengths, owners = find_passages(input_ids, sizes, cls_token_id)
+        lengths, owners = find_passages(input_ids, sizes, sep_token_id)
     if len(owners) == len(documents):
         return score_documents(model, query, documents, chunk_documents)
     if isinstance(documents, PackedStates):

@@ -107,7 +107,7 @@ def encode_shard(
     passages = tokenize_documents(module, texts, overlap, names)
     ids = [passage for document in passages for passage in document]
     starts = [0, *np.cumsum([len(passage) for passage in ids]).tolist()]
-    states = np.empty((starts[-1], model.config.interaction_width), dtype=np.float32)
+    states = np.empty((starts[-1], model.config.state_width), dtype=np.float32)
     pooled = torch.empty(len(ids), model.config.interaction_width) if model.config.pooled_residual else None
     for positions, batch in encode_batches(module, ids, None, model.encode_documents):
         rows = batch.states.float().cpu().numpy()
