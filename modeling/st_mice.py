@@ -153,7 +153,7 @@ class MiceTransformer(Transformer):
             query, document = check_pair(pair, row)
             check_text(query, f"pair {row}: the query")
             if is_states(document):
-                check_passages(document, row, self.model.config.cls_token_id)
+                check_passages(document, row, self.model.config.sep_token_id)
             else:
                 check_text(document, f"pair {row}: the document", self.max_seq_length * CHARACTERS_PER_TOKEN)
             pairs.append(((prompt or "") + query, document))
@@ -252,9 +252,9 @@ def is_states(document: Any) -> bool:
     return hasattr(document, "states") and hasattr(document, "input_ids")
 
 
-def check_passages(document: Any, row: int, cls_token_id: int) -> None:
+def check_passages(document: Any, row: int, sep_token_id: int) -> None:
     """Refuse the states of a document that was cut into passages: read as one text they would get a wrong score."""
-    passages = int((document.input_ids == cls_token_id).sum())
+    passages = int((document.input_ids == sep_token_id).sum())
     if passages > 1:
         raise ValueError(
             f"pair {row}: the document is made of {passages} passages, which are scored one by one: rank it with "
