@@ -52,6 +52,16 @@ COMMANDS = {
         "mice_st.training.recipe:TrainingRecipe",
         "mice_st.cli:run_train",
     ),
+    "mine": Command(
+        "make training rows with hard negatives from collections",
+        "mice_st.training.mine_command:MineOptions",
+        "mice_st.training.mine_command:run_mine",
+    ),
+    "label": Command(
+        "score training rows by one or several teachers",
+        "mice_st.training.labelling:LabelOptions",
+        "mice_st.training.labelling:run_label",
+    ),
     "encode": Command(
         "encode a corpus into a store of document states",
         "mice_st.store_commands:EncodeOptions",

@@ -131,7 +131,7 @@ def recipe_of(options: DemoOptions, work: Path, name: str, **fields: Any) -> Tra
     """What both models share: rows, their order, batches and time."""
     return TrainingRecipe(
         model=name,
-        train_data="python-docs",
+        train_data=["python-docs"],
         output=str(work / name),
         negatives=7,
         negatives_top_k=50,

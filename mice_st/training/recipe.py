@@ -19,23 +19,44 @@ class TrainingRecipe:
     """
 
     model: str = field(metadata={"help": "Folder or Hub id to start from: MICE, or any cross-encoder or encoder."})
-    train_data: str = field(metadata={"help": "JSON Lines file (query, positive, negatives, scores) or BEIR folder."})
+    train_data: list[str] = field(
+        metadata={
+            "help": "JSON Lines files (query, positive, negatives, scores), collections (FOLDER or FOLDER:SPLIT+SPLIT, BEIR layout), or "
+            "public sets by name (sentence-transformers/msmarco, cross-encoder/ettin-reranker-v1-data:CONFIGURATION)."
+        }
+    )
     output: str = field(metadata={"help": "Folder for the trained model; its checkpoints lie in checkpoints/."})
 
-    train_split: str = _flag("train", "Split of a BEIR folder to train on.")
+    train_weights: list[float] | None = field(
+        default=None, metadata={"help": "Passes over each of these in one epoch, such as 1 or 0.5; default 1."}
+    )
+    train_split: str = _flag("train", "Split of a BEIR folder to train on, where its name gives none.")
     limit: int | None = _flag(None, "Train on this many rows only, drawn with the seed.")
     negatives: int = _flag(7, "Negatives of each positive, at most.")
     negatives_top_k: int = _flag(50, "Hard negatives are drawn from this many best documents of BM25.")
-    dev_data: str | None = _flag(None, "BEIR folder to choose the best checkpoint on, by nDCG@10.")
-    dev_split: str = _flag("dev", "Split of that folder.")
-    dev_queries: int | None = _flag(None, "Use this many of its queries only, drawn with the seed.")
-    dev_top_k: int = _flag(50, "Candidates of BM25 that are re-ranked for each of its queries.")
-
-    loss: Literal["auto", "margin_mse", "list_net", "lambda"] = _flag(
-        "auto", "auto: margin_mse for rows with teacher scores, list_net for those without."
+    dev_data: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Collections (FOLDER or FOLDER:SPLIT) to choose the best checkpoint on, by their mean nDCG@10."
+        },
     )
+    watch_data: list[str] | None = field(
+        default=None,
+        metadata={"help": "Collections that are only measured, such as those of other domains; their mean is logged."},
+    )
+    dev_split: str = _flag("dev", "Split of a dev collection where its name gives none.")
+    dev_queries: int | None = _flag(None, "Use this many queries of each of them only, drawn with the seed.")
+    dev_top_k: int = _flag(50, "Candidates of BM25 that are re-ranked for each query.")
+
+    loss: Literal["auto", "margin_mse", "mse", "bce", "list_net", "lambda", "rank_net", "adr_mse", "mnrl"] = _flag(
+        "auto", "auto: margin_mse for rows with teacher scores (mse for single pairs), list_net for those without."
+    )
+    temperature: float = _flag(1.0, "list_net with teacher scores: both distributions are softened by it.")
     label_scale: float = _flag(10.0, "list_net without teacher scores: label of a positive; of a negative it is 0.")
     batch_size: int = _flag(16, "Rows in a step, over all processes together.")
+    batch_tokens: int | None = _flag(
+        None, "Padded document tokens in a step, over all processes together, in place of batch_size."
+    )
     epochs: float | None = _flag(None, "Passes over the data; 1 where neither steps nor seconds are given.")
     max_steps: int | None = _flag(None, "Steps, in place of epochs.")
     max_seconds: float | None = _flag(None, "Stop after this much training time (encoding included, evaluation not).")
@@ -50,7 +71,12 @@ class TrainingRecipe:
 
     freeze_contextualization: bool = _flag(False, "MICE: train nothing below the interaction layers.")
     stored_states: bool = _flag(True, "With frozen layers: encode each document once and train from its states.")
-    stored_states_dtype: Literal["float16", "float32"] = _flag("float16", "Precision of those states in memory.")
+    stored_states_dtype: Literal["float16", "float32", "int8", "int4"] = _flag(
+        "float16", "How those states are kept; int8 and int4 train the layers above for states kept that way."
+    )
+    stored_states_file: str | None = _flag(
+        None, "Store of these states on disk, made where it is missing, for more documents than fit into memory."
+    )
     bf16: bool = _flag(False, "Train in mixed precision.")
     gradient_checkpointing: bool = _flag(False, "Trade time for memory.")
 
@@ -63,16 +89,23 @@ class TrainingRecipe:
     report_to: str = _flag("none", "Where transformers' Trainer reports to: none, tensorboard, trackio, wandb, ...")
 
     def __post_init__(self) -> None:
+        for name in ("train_data", "dev_data", "watch_data"):
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, [getattr(self, name)])
+        weights = self.train_weights
+        if weights is not None and (len(weights) != len(self.train_data) or min(weights) < 0 or not any(weights)):
+            raise ValueError(f"train_weights: must be one number from 0 for each of train_data, got {weights}")
         for name in ("negatives", "negatives_top_k", "dev_top_k", "batch_size", "save_steps", "keep_checkpoints"):
             _require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
-        for name in ("limit", "dev_queries", "max_steps", "expected_processes"):
+        for name in ("limit", "dev_queries", "max_steps", "expected_processes", "batch_tokens"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, "must be at least 1", value)
         for name in ("epochs", "max_seconds"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, "must be above 0", value)
-        for name in ("learning_rate", "interaction_learning_rate_factor", "head_learning_rate_factor"):
+        for name in ("temperature", "learning_rate", "interaction_learning_rate_factor", "head_learning_rate_factor"):
             _require(getattr(self, name) > 0, name, "must be above 0", getattr(self, name))
+        _require(self.watch_data is None or self.dev_data is not None, "watch_data", "needs dev_data", self.watch_data)
         _require(0 <= self.warmup < 1, "warmup", "must lie in [0, 1)", self.warmup)
         _require(self.epochs is None or self.max_steps is None, "max_steps", "excludes epochs", self.max_steps)
 

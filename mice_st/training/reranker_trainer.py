@@ -7,13 +7,15 @@ have seen, and two processes together what one would have seen alone. A loss tha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import CrossEncoder
-from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,10 +23,15 @@ from transformers import ProgressCallback, TrainerCallback, TrainerControl, Trai
 
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.modeling.modeling_mice import DocumentStates
+from mice_st.training.batches import ShuffledBatches, TokenBatches
+from mice_st.training.checkpoints import list_checkpoints
 from mice_st.training.data import SOURCE_COLUMN
+from mice_st.training.losses import LAYOUTS
 from mice_st.training.recipe import TrainingRecipe
+from mice_st.training.rows import Rows
 from mice_st.training.schedule import Clock, Progress, Schedule
 from mice_st.training.stored_states import RerankerDataCollator
+from mice_st.training.throughput import Throughput
 
 # What training adds to a backbone, by the names of its parameters.
 HEAD = r"\.classifier\.|\.match_residual\.|pooled_residual_log_scale"
@@ -32,22 +39,6 @@ INTERACTION = r"\.interaction\.\d+\.|\.0\.model\.pooler\.|\.(query|document)_pro
 
 # Time-limited runs have no number of steps, but transformers' Trainer wants one.
 NO_STEP_LIMIT = 10_000_000
-
-
-class ShuffledBatches(DefaultBatchSampler):
-    """Batches of rows in an order that follows from seed and epoch alone."""
-
-    def __init__(self, rows: int, batch_size: int, seed: int) -> None:
-        super().__init__(range(rows), batch_size=batch_size, drop_last=True, seed=seed)
-        self.rows = rows
-        self.seed = seed
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """The batches of the current epoch."""
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(self.rows, generator=generator).tolist()
-        for start in range(0, self.rows - self.batch_size + 1, self.batch_size):
-            yield order[start : start + self.batch_size]
 
 
 class _EpochSetter(TrainerCallback):
@@ -69,6 +60,8 @@ class RerankerTrainer(CrossEncoderTrainer):
     Args:
         recipe: The recipe.
         schedule: The learning rate's schedule and the run's clock.
+        rows: The rows of the dataset.
+        loss_name: Name of the loss.
         stored: Text of a document -> states to take in its place.
         **kwargs: As for ``CrossEncoderTrainer``.
     """
@@ -77,13 +70,22 @@ class RerankerTrainer(CrossEncoderTrainer):
         self,
         recipe: TrainingRecipe,
         schedule: Schedule,
+        rows: Rows,
+        loss_name: str,
         stored: Mapping[str, DocumentStates] | None = None,
         **kwargs: Any,
     ) -> None:
         self.recipe = recipe
         self.schedule = schedule
         self.shuffled_batches: ShuffledBatches
-        collator = RerankerDataCollator(preprocess_fn=kwargs["model"].preprocess, stored=stored or {})
+        self.rows = rows
+        self.throughput = Throughput(kwargs["model"])
+        collator = RerankerDataCollator(
+            preprocess_fn=kwargs["model"].preprocess,
+            stored={} if stored is None else stored,
+            in_pairs=LAYOUTS[loss_name] == "pairs",
+            temperature=recipe.temperature,
+        )
         super().__init__(data_collator=collator, **kwargs)
         self.remove_callback(ProgressCallback)
         for callback in (_EpochSetter(self), Clock(schedule, self.evaluator is not None), Progress(schedule)):
@@ -91,8 +93,19 @@ class RerankerTrainer(CrossEncoderTrainer):
 
     def get_batch_sampler(self, dataset: Any, batch_size: int, **kwargs: Any) -> ShuffledBatches:
         """Our own order; a rest that fills no batch is left out, as it must be with several processes."""
-        self.shuffled_batches = ShuffledBatches(len(dataset), batch_size, self.args.seed)
+        if self.recipe.batch_tokens is None:
+            self.shuffled_batches = ShuffledBatches(len(dataset), batch_size, self.args.seed)
+        else:
+            processes = self.args.world_size
+            tokens = self.recipe.batch_tokens // processes
+            self.shuffled_batches = TokenBatches(self._sizes(), tokens, processes, self.args.seed)
         return self.shuffled_batches
+
+    def _sizes(self) -> np.ndarray:
+        """Documents of each row and tokens of its longest document, which the model cuts."""
+        sizes = self.rows.sizes()
+        longest = self.model.max_seq_length
+        return sizes if longest is None else np.minimum(sizes, np.array([sizes.max() + 1, longest], dtype=sizes.dtype))
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Our own schedule, over steps and seconds."""
@@ -116,6 +129,25 @@ class RerankerTrainer(CrossEncoderTrainer):
                 f"The checkpoints in {self.args.output_dir} are from before."
             )
         return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As in transformers, with ``documents_per_second``, ``tokens_per_second`` and ``seconds_left`` beside each loss."""
+        if "loss" in logs:
+            logs |= self.throughput.figures(self.args.world_size)
+            if (left := self.schedule.seconds_left(self.state.global_step)) is not None:
+                logs["seconds_left"] = left
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        # transformers deletes an old checkpoint only after the new one is written: where that fails, the last good one is there.
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch.save and safetensors have errors of their own
+            shutil.rmtree(folder, ignore_errors=True)  # half a checkpoint; its room may be what is missing
+            rest = list_checkpoints(folder.parent)
+            last = f"the last good checkpoint is {rest[-1]}" if rest else "there is no checkpoint yet"
+            raise OSError(f"step {self.state.global_step}: {folder} could not be written: {error}; {last}") from error
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # Not sentence-transformers' own: it pickles the arguments, and writes a model card each time.
@@ -182,9 +214,9 @@ def training_arguments(recipe: TrainingRecipe, checkpoints: Path, evaluates: boo
             f"torchrun --nproc_per_node {recipe.expected_processes} -m mice_st.cli train ... "
             "(accelerate launch --cpu starts one process only)"
         )
-    if recipe.batch_size % processes:
+    if recipe.batch_tokens is None and recipe.batch_size % processes:
         raise ValueError(f"batch_size: {recipe.batch_size} rows cannot be shared out to {processes} processes")
-    arguments.per_device_train_batch_size = recipe.batch_size // processes
+    arguments.per_device_train_batch_size = max(1, recipe.batch_size // processes)
     return arguments
 
 

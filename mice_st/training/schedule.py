@@ -48,6 +48,18 @@ class Schedule:
             by_time = (self.elapsed_seconds - self.start_seconds) / max(self.max_seconds - self.start_seconds, 1e-9)
         return min(1.0, max(by_steps, by_time))
 
+    def seconds_left(self, steps_done: int) -> float | None:
+        """Estimated training seconds until the end, from the time of the steps so far; None before the first step.
+
+        A run that goes on counts the time of the steps before it stopped too.
+        """
+        spent = self.elapsed_seconds - self.start_seconds
+        by_time = None if self.max_seconds is None else max(0.0, self.max_seconds - self.elapsed_seconds)
+        if self.max_steps is None or not steps_done:
+            return by_time
+        by_steps = spent / steps_done * (self.max_steps - steps_done)
+        return by_steps if by_time is None else min(by_steps, by_time)
+
     def __call__(self, step: int) -> float:
         """The factor for ``step``, counted from 0."""
         progress = self.progress(step)
@@ -129,10 +141,12 @@ class Progress(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Show loss, learning rate and nDCG@10."""
+        """Show loss, learning rate, speed and nDCG@10."""
         for key, value in (logs or {}).items():
             if key in ("loss", "learning_rate") or key.endswith("ndcg@10"):
                 self._figures[key.removeprefix("eval_")] = f"{value:.4g}"
+            elif key in ("documents_per_second", "tokens_per_second"):
+                self._figures[key.replace("_per_second", "/s")] = f"{value:.0f}"
         if self._bar is not None:
             self._bar.set_postfix(self._figures, refresh=False)
 

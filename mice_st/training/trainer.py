@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from sentence_transformers import CrossEncoder
 from transformers import set_seed
 
-from mice_st.collection import Collection, read_beir
+from mice_st.collection import Collection
 from mice_st.cross_encoder import MiceCrossEncoder
-from mice_st.evaluation.reranking import RerankingEvaluator
-from mice_st.first_stage import BM25
 from mice_st.hub_folder import write_json
 from mice_st.model_loading import load_cross_encoder
 from mice_st.modeling.modeling_mice import DocumentStates
@@ -26,12 +24,15 @@ from mice_st.training.checkpoints import (
     list_checkpoints,
     write_run,
 )
-from mice_st.training.data import TrainingRow, fingerprint, load_rows, mine_rows, rows_to_dataset, sample
+from mice_st.training.data import load_rows, rows_to_dataset
+from mice_st.training.dev_sets import build_evaluator
 from mice_st.training.losses import build_loss, choose_loss
+from mice_st.training.mining import mine_rows
 from mice_st.training.recipe import TrainingRecipe
 from mice_st.training.reranker_trainer import RerankerTrainer, learning_rates, training_arguments
+from mice_st.training.rows import MemoryRows, TrainingRow, fingerprint
 from mice_st.training.schedule import Schedule
-from mice_st.training.stored_states import encode_to_memory
+from mice_st.training.stored_states import CODECS, encode_to_disk, encode_to_memory
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,12 @@ def train(
         ValueError: If the recipe does not fit the model or the data, or the loss is not finite (names step and rows;
             the checkpoints so far stay).
     """
-    rows = load_rows(recipe) if train_collection is None else mine_rows(train_collection, recipe)
-    if len(rows) < recipe.batch_size:
+    rows = load_rows(recipe) if train_collection is None else MemoryRows(mine_rows(train_collection, recipe))
+    if recipe.batch_tokens is None and len(rows) < recipe.batch_size:
         raise ValueError(f"batch_size: {recipe.batch_size} rows in a step, but there are only {len(rows)}")
-    if dev_collection is None and recipe.dev_data is not None:
-        dev_collection = read_beir(recipe.dev_data, recipe.dev_split)
+    evaluator = build_evaluator(recipe, dev_collection)
     checkpoints = Path(recipe.output) / "checkpoints"
-    arguments = training_arguments(recipe, checkpoints, dev_collection is not None)
+    arguments = training_arguments(recipe, checkpoints, evaluator is not None)
     description = describe_run(recipe, fingerprint(rows), arguments.world_size)
     checkpoint = _starting_point(recipe, checkpoints, description)
     set_seed(recipe.seed)
@@ -110,12 +110,14 @@ def train(
     trainer = RerankerTrainer(
         recipe,
         schedule,
+        rows,
+        loss,
         stored,
         model=model,
         args=arguments,
         train_dataset=rows_to_dataset(rows, loss, recipe.label_scale),
-        loss=build_loss(loss, model),
-        evaluator=None if dev_collection is None else _evaluator(recipe, dev_collection),
+        loss=build_loss(loss, model, recipe.temperature),
+        evaluator=evaluator,
     )
     if trainer.is_world_process_zero():
         write_run(checkpoints, description)
@@ -138,7 +140,7 @@ def train(
         history,
         trainer.state.global_step,
         schedule.elapsed_seconds,
-        trainer.state.best_global_step if dev_collection is not None else None,
+        trainer.state.best_global_step if evaluator is not None else None,
         trainer.state.best_metric,
     )
 
@@ -154,7 +156,7 @@ def _starting_point(recipe: TrainingRecipe, checkpoints: Path, description: dict
     return None
 
 
-def _freeze(recipe: TrainingRecipe, model: CrossEncoder, rows: list[TrainingRow]) -> dict[str, DocumentStates]:
+def _freeze(recipe: TrainingRecipe, model: CrossEncoder, rows: Sequence[TrainingRow]) -> Mapping[str, DocumentStates]:
     """Freeze what the recipe freezes, and encode the documents where their states can no longer change."""
     if not recipe.freeze_contextualization:
         return {}
@@ -163,18 +165,8 @@ def _freeze(recipe: TrainingRecipe, model: CrossEncoder, rows: list[TrainingRow]
     model.mice.freeze_contextualization()
     if not recipe.stored_states:
         return {}
-    texts = (text for row in rows for text in (row.positive, *row.negatives))
-    return encode_to_memory(model, texts, getattr(torch, recipe.stored_states_dtype))
-
-
-def _evaluator(recipe: TrainingRecipe, collection: Collection) -> RerankingEvaluator:
-    """Re-ranking of BM25's candidates on the dev data."""
-    query_ids = sample(list(collection.queries), recipe.dev_queries, recipe.seed)
-    chosen = Collection(
-        collection.name,
-        collection.corpus,
-        {query_id: collection.queries[query_id] for query_id in query_ids},
-        {query_id: collection.qrels[query_id] for query_id in query_ids},
-    )
-    candidates = BM25(chosen.corpus).search(chosen.queries, recipe.dev_top_k)
-    return RerankingEvaluator(chosen, candidates, "dev", keep_states=recipe.freeze_contextualization)
+    texts = (text for row in rows for text in row.documents)
+    codec = CODECS[recipe.stored_states_dtype]
+    if recipe.stored_states_file is None:
+        return encode_to_memory(model, texts, codec)
+    return encode_to_disk(model, texts, recipe.stored_states_file, codec)

@@ -10,7 +10,9 @@ import pytest
 from mice_st.collection import Collection
 from mice_st.first_stage import BM25
 from mice_st.training import TrainingRecipe
-from mice_st.training.data import TrainingRow, fingerprint, load_rows, mine_rows, rows_to_dataset
+from mice_st.training.data import load_rows, rows_to_dataset
+from mice_st.training.mining import mine_rows
+from mice_st.training.rows import TrainingRow, fingerprint
 
 GOOD = {"query": "how many people", "positive": "three people", "negatives": ["a cat", "a dog"]}
 
@@ -130,7 +132,7 @@ def test_layouts_of_the_losses() -> None:
     assert rows_to_dataset(plain, "lambda", 10.0)[0]["labels"] == [1.0, 0.0, 0.0]
     assert rows_to_dataset(scored, "list_net", 10.0)[0]["labels"] == [3.0, 1.0, 2.0]
     columns = rows_to_dataset(scored, "margin_mse", 10.0)
-    assert columns.column_names == ["query", "positive", "negative_1", "negative_2", "label", "source"]
+    assert list(columns[0]) == ["query", "positive", "negative_1", "negative_2", "label", "source"]
     assert columns[0]["label"] == [3.0, 1.0, 2.0]
 
 

@@ -49,7 +49,12 @@ def weights(folder: str | Path) -> dict[str, torch.Tensor]:
 
 
 def flags(recipe: TrainingRecipe) -> list[str]:
-    return [f"--{name}={value}" for name, value in asdict(recipe).items() if value is not None]
+    given = {name: value for name, value in asdict(recipe).items() if value is not None}
+    return [part for name, value in given.items() for part in _flag(name, value)]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    return [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
 
 
 def history(recipe: TrainingRecipe) -> list[dict[str, Any]]:

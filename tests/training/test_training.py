@@ -15,8 +15,9 @@ from mice_st.collection import Collection
 from mice_st.evaluation.reranking import RerankingEvaluator
 from mice_st.first_stage import BM25
 from mice_st.training import TrainingRecipe, TrainingResult, train
+from mice_st.training.batches import ShuffledBatches
 from mice_st.training.checkpoints import list_checkpoints
-from mice_st.training.reranker_trainer import ShuffledBatches, learning_rates
+from mice_st.training.reranker_trainer import learning_rates
 from mice_st.training.schedule import Schedule
 
 Recipe = Callable[..., TrainingRecipe]
@@ -43,8 +44,8 @@ def learnt(
     """One run that learns the toy collection by heart."""
     recipe = TrainingRecipe(
         model=str(still_mice_folder),
-        train_data=str(toy_folder),
-        dev_data=str(toy_folder),
+        train_data=[str(toy_folder)],
+        dev_data=[str(toy_folder)],
         dev_top_k=10,
         output=str(tmp_path_factory.mktemp("learnt") / "output"),
         batch_size=8,

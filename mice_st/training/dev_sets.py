@@ -1,0 +1,85 @@
+"""What a run is measured on while it trains: re-ranking on one or several dev collections, and on others that are only watched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
+from sentence_transformers import CrossEncoder
+from sentence_transformers.base.evaluation import BaseEvaluator
+
+from mice_st.collection import Collection
+from mice_st.collection_source import load_collection
+from mice_st.evaluation.reranking import RerankingEvaluator
+from mice_st.evaluation.suites import draw_queries
+from mice_st.first_stage import BM25
+from mice_st.training.recipe import TrainingRecipe
+
+
+class DevSetsEvaluator(BaseEvaluator):
+    """Means of nDCG@10 over groups of collections.
+
+    Args:
+        dev: The best checkpoint is chosen by their mean, ``dev_ndcg@10``.
+        watched: Their mean is ``watched_ndcg@10`` and decides nothing.
+    """
+
+    def __init__(self, dev: Sequence[RerankingEvaluator], watched: Sequence[RerankingEvaluator]) -> None:
+        super().__init__()
+        self.groups = {"dev": list(dev), "watched": list(watched)}
+        self.primary_metric = "dev_ndcg@10"
+
+    def __call__(
+        self, model: CrossEncoder, output_path: str | None = None, epoch: float = -1, steps: int = -1
+    ) -> dict[str, float]:
+        """The figures of the model: ``<collection>_ndcg@10`` for each, and the means of the groups."""
+        figures: dict[str, float] = {}
+        for group, evaluators in self.groups.items():
+            measured = [evaluator.measure(model)[0] for evaluator in evaluators]
+            figures |= {
+                f"{evaluator.name}_ndcg@10": one.ndcg_at_10 for evaluator, one in zip(evaluators, measured, strict=True)
+            }
+            if measured:
+                figures[f"{group}_ndcg@10"] = mean(one.ndcg_at_10 for one in measured)
+                figures[f"{group}_mrr@10"] = mean(one.mrr_at_10 for one in measured)
+        self.store_metrics_in_model_card_data(model, figures, epoch, steps)  # type: ignore[arg-type]
+        return figures
+
+
+def build_evaluator(recipe: TrainingRecipe, dev: Collection | None = None) -> BaseEvaluator | None:
+    """The evaluator of a recipe, or None without dev data.
+
+    Args:
+        recipe: Its fields ``dev_data``, ``watch_data``, ``dev_split``, ``dev_queries``, ``dev_top_k`` and ``seed``.
+        dev: Takes the place of ``dev_data``.
+
+    Raises:
+        FileNotFoundError: If a collection is missing.
+        ValueError: If two collections have one name.
+    """
+    sources = {"dev": recipe.dev_data or [], "watched": recipe.watch_data or []}
+    collections = {
+        group: [load_collection(source, recipe.dev_split) for source in named] for group, named in sources.items()
+    }
+    if dev is not None:
+        collections["dev"] = [dev]
+    if not collections["dev"]:
+        return None
+    names = [collection.name for group in collections.values() for collection in group]
+    if twice := [name for name in names if names.count(name) > 1 or name in collections]:
+        raise ValueError(f"dev_data, watch_data: the name {twice[0]!r} is there twice, or stands for the mean")
+    if len(names) == 1:
+        return _evaluator(recipe, collections["dev"][0], "dev")
+    built: dict[str, Any] = {
+        group: [_evaluator(recipe, collection, collection.name) for collection in found]
+        for group, found in collections.items()
+    }
+    return DevSetsEvaluator(built["dev"], built["watched"])
+
+
+def _evaluator(recipe: TrainingRecipe, collection: Collection, name: str) -> RerankingEvaluator:
+    """Re-ranking of BM25's candidates."""
+    chosen = draw_queries(collection, recipe.dev_queries, recipe.seed)
+    candidates = BM25(chosen.corpus).search(chosen.queries, recipe.dev_top_k)
+    return RerankingEvaluator(chosen, candidates, name, keep_states=recipe.freeze_contextualization)

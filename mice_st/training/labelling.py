@@ -1,0 +1,274 @@
+"""``mice-st label``: a teacher's scores for rows of queries and documents, shard by shard, in one process or several."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from mice_st.hub_folder import read_json, write_json
+from mice_st.model_loading import model_hash
+from mice_st.modeling.st_mice import check_text
+from mice_st.training.rows import check_query
+from mice_st.training.teachers import Teachers
+
+
+@dataclass
+class LabelOptions:
+    """Score the documents of training rows by one or several teachers.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    teacher: list[str] = field(
+        metadata={
+            "help": "Folders or Hub ids: cross-encoders, MICE, bi-encoders. Of several, standardised scores are averaged."
+        }
+    )
+    data: list[str] = field(
+        metadata={
+            "help": "JSON Lines files: query, positive and negatives, or query and documents (what mice-st mine writes)."
+        }
+    )
+    output: str = field(metadata={"help": "JSON Lines file: the same rows with scores."})
+    limit: int | None = field(default=None, metadata={"help": "Only the first rows of each file."})
+    standardize: bool = field(
+        default=False, metadata={"help": "A single teacher too: mean 0 and standard deviation 1 for each query."}
+    )
+    processes: int = field(default=1, metadata={"help": "Processes, each with the teachers; on GPUs, one for each."})
+    shard_rows: int = field(default=64, metadata={"help": "Rows that are written together; a killed run loses those."})
+    batch_size: int = field(default=64, metadata={"help": "Pairs or texts computed at a time."})
+    max_length: int | None = field(default=None, metadata={"help": "Longest document or pair, in tokens."})
+    device: str | None = field(default=None, metadata={"help": "Where teachers compute; by default the best there is."})
+
+    def __post_init__(self) -> None:
+        for name in ("processes", "shard_rows", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit: must be at least 1, got {self.limit}")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Consecutive lines of a file.
+
+    Attributes:
+        path: The file.
+        first_line: Number of the first line, from 1.
+        lines: The lines; those that are blank are there too.
+        target: File for the labelled rows.
+    """
+
+    path: str
+    first_line: int
+    lines: list[bytes]
+    target: Path
+
+
+def run_label(options: LabelOptions) -> None:
+    """Label, and print how many rows there are."""
+    rows = label(options)
+    print(f"{options.output}: {rows} rows, scored by {', '.join(options.teacher)}")
+
+
+def label(options: LabelOptions) -> int:
+    """Score rows and write them to ``options.output``.
+
+    Finished shards lie in ``<output>.parts`` until all are done, so that the same call again goes on from there.
+
+    Returns:
+        Number of rows written.
+
+    Raises:
+        FileNotFoundError: If a file or a teacher is missing.
+        ValueError: If a line is no row, or a score is not finite (gives file and line), or the parts belong to another job.
+        ChildProcessError: If a process was killed.
+    """
+    for path in options.data:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"data: there is no file {path}")
+    parts = Path(f"{options.output}.parts")
+    _claim(parts, options)
+    total = sum(1 for _ in _shards(options, parts))
+    missing = (shard for shard in _shards(options, parts) if not shard.target.is_file())
+    with tqdm(total=total, desc="Labelling", unit="shard", delay=2) as progress:
+        done = sum(1 for shard in _shards(options, parts) if shard.target.is_file())
+        progress.update(done)
+        for _ in _work(options, missing):
+            progress.update()
+    rows = 0
+    temporary = Path(f"{options.output}.tmp")
+    with temporary.open("wb") as output:
+        for shard in _shards(options, parts):
+            content = shard.target.read_bytes()
+            rows += content.count(b"\n")
+            output.write(content)
+    temporary.replace(options.output)
+    shutil.rmtree(parts)
+    return rows
+
+
+def _claim(parts: Path, options: LabelOptions) -> None:
+    """Bind the folder of parts to this job, or refuse the parts of another."""
+    digest = hashlib.sha256()
+    for path in options.data:
+        with Path(path).open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    job = {
+        "data_sha256": digest.hexdigest(),
+        "teachers": [model_hash(name) for name in options.teacher],
+        "limit": options.limit,
+        "standardize": options.standardize,
+        "shard_rows": options.shard_rows,
+        "max_length": options.max_length,
+    }
+    description = parts / "job.json"
+    if description.is_file():
+        before = read_json(description)
+        if changed := [name for name, value in job.items() if before.get(name) != value]:
+            raise ValueError(
+                f"output: {parts} holds parts of another job ({', '.join(changed)} changed); delete it to start anew"
+            )
+        return
+    parts.mkdir(parents=True, exist_ok=True)
+    write_json(description, job)
+
+
+def _shards(options: LabelOptions, parts: Path) -> Iterator[Shard]:
+    """The shards of all files, one in memory at a time."""
+    count = 0
+    for path in options.data:
+        with Path(path).open("rb") as content:
+            lines: list[bytes] = []
+            first = 1
+            rows = 0
+            for number, line in enumerate(content, start=1):
+                rows += bool(line.strip())
+                if options.limit is not None and rows > options.limit:
+                    break
+                lines.append(line)
+                if len(lines) == options.shard_rows:
+                    yield Shard(path, first, lines, parts / f"{count:06}.jsonl")
+                    lines, first, count = [], number + 1, count + 1
+            if lines:
+                yield Shard(path, first, lines, parts / f"{count:06}.jsonl")
+                count += 1
+
+
+def _work(options: LabelOptions, shards: Iterator[Shard]) -> Iterator[None]:
+    """Label shards; yields once for each that is written."""
+    first = next(shards, None)
+    if first is None:
+        return
+    if options.processes == 1:
+        teachers = _load(options, options.device)
+        for shard in (item for group in ([first], shards) for item in group):
+            label_shard(teachers, shard)
+            yield
+        return
+    context = multiprocessing.get_context("spawn")
+    places = context.Queue()
+    for place in range(options.processes):
+        places.put(place)
+    with ProcessPoolExecutor(options.processes, context, _start_worker, (options, places)) as pool:
+        try:
+            waiting = {pool.submit(_label_in_worker, first)}
+            exhausted = False
+            while waiting:
+                while not exhausted and len(waiting) < 2 * options.processes:
+                    following = next(shards, None)
+                    exhausted = following is None
+                    if following is not None:
+                        waiting.add(pool.submit(_label_in_worker, following))
+                finished = next(as_completed(waiting))
+                waiting.remove(finished)
+                finished.result()
+                yield
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "a process that labels was killed, perhaps for want of memory; finished parts stay: run again"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_worker: dict[str, Teachers] = {}
+
+
+def _start_worker(options: LabelOptions, places: Any) -> None:
+    place = places.get()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.processes))
+    device = options.device
+    if device is None and torch.cuda.is_available():
+        device = f"cuda:{place % torch.cuda.device_count()}"
+    _worker["teachers"] = _load(options, device)
+
+
+def _label_in_worker(shard: Shard) -> None:
+    label_shard(_worker["teachers"], shard)
+
+
+def _load(options: LabelOptions, device: str | None) -> Teachers:
+    return Teachers(options.teacher, device, options.max_length, options.batch_size, options.standardize)
+
+
+def label_shard(teachers: Teachers, shard: Shard) -> None:
+    """Score the rows of one shard and write them.
+
+    Raises:
+        ValueError: If a line is no row, or a score is not finite; gives file and line.
+    """
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(shard.lines, start=shard.first_line):
+        if line.strip():
+            try:
+                rows.append(_parse(line))
+            except ValueError as error:
+                raise ValueError(f"{shard.path}, line {number}: {error}") from error
+    documents = [_documents(row) for row in rows]
+    try:
+        scores = teachers.score([row["query"] for row in rows], documents)
+    except ValueError as error:
+        raise ValueError(
+            f"{shard.path}, lines {shard.first_line} to {shard.first_line + len(shard.lines) - 1}: {error}"
+        ) from error
+    temporary = shard.target.with_suffix(".tmp")
+    labelled = (json.dumps({**row, "scores": given}) + "\n" for row, given in zip(rows, scores, strict=True))
+    temporary.write_text("".join(labelled), encoding="utf-8")
+    temporary.replace(shard.target)
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError(f"not a JSON object but {type(row).__name__}")
+    if "query" not in row:
+        raise ValueError("the field 'query' is missing")
+    check_query(row["query"], "query")
+    names = ("documents",) if "documents" in row else ("positive", "negatives")
+    for name in names:
+        if name not in row:
+            raise ValueError(f"the field {name!r} is missing")
+        texts = [row[name]] if name == "positive" else row[name]
+        if not isinstance(texts, list) or not texts:
+            raise ValueError(f"{name}: must be a list of at least one text")
+        for place, text in enumerate(texts):
+            check_text(text, f"{name}: text {place}")
+    return row
+
+
+def _documents(row: dict[str, Any]) -> list[str]:
+    return row["documents"] if "documents" in row else [row["positive"], *row["negatives"]]

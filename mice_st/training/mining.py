@@ -1,0 +1,182 @@
+"""Hard negatives of a collection: what a first stage finds for a query that is not relevant to it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from tqdm.auto import tqdm
+
+from mice_st.collection import Collection
+from mice_st.first_stage import BM25, Run
+from mice_st.modeling.st_mice import check_text
+from mice_st.training.rows import TrainingRow, check_query
+
+# Corpus, queries, number of documents -> the best documents of each query.
+Search = Callable[[Mapping[str, str], Mapping[str, str], int], Run]
+# Query, its relevant documents, candidates -> whether each candidate may be a negative.
+Keep = Callable[[str, Sequence[str], Sequence[str]], Sequence[bool]]
+
+QUERIES_AT_ONCE = 256
+
+
+class MiningChoices(Protocol):
+    """What mining needs to know; a ``TrainingRecipe`` and the options of ``mice-st mine`` both say it.
+
+    Attributes:
+        limit: Queries, drawn with the seed; None takes all.
+        negatives: Negatives of each positive.
+        negatives_top_k: They are drawn from so many best documents of each first stage.
+        seed: Of the drawing.
+    """
+
+    limit: int | None
+    negatives: int
+    negatives_top_k: int
+    seed: int
+
+
+def search_bm25(corpus: Mapping[str, str], queries: Mapping[str, str], top_k: int) -> Run:
+    """BM25's best documents of each query."""
+    return BM25(corpus).search(queries, top_k)
+
+
+def search_vectors(model: Any, batch_size: int = 64) -> Search:
+    """The best documents by a bi-encoder's own similarity.
+
+    Args:
+        model: A ``SentenceTransformer``.
+        batch_size: Texts encoded at a time.
+    """
+
+    @torch.inference_mode()
+    def search(corpus: Mapping[str, str], queries: Mapping[str, str], top_k: int) -> Run:
+        document_ids, query_ids = sorted(corpus), list(queries)
+        encode = {"batch_size": batch_size, "convert_to_tensor": True}
+        documents = model.encode_document([corpus[item] for item in document_ids], **encode)
+        encoded = model.encode_query([queries[item] for item in query_ids], **encode)
+        run: Run = {}
+        for start in range(0, len(query_ids), QUERIES_AT_ONCE):
+            scores = model.similarity(encoded[start : start + QUERIES_AT_ONCE], documents)
+            best, places = scores.topk(min(top_k, len(document_ids)))
+            for offset, (row, at) in enumerate(zip(best.tolist(), places.tolist(), strict=True)):
+                names = [document_ids[place] for place in at]
+                run[query_ids[start + offset]] = dict(zip(names, row, strict=True))
+        return run
+
+    return search
+
+
+def search_all(searches: Sequence[Search]) -> Search:
+    """The best documents of several first stages, taking turns; scores fall with the rank."""
+
+    def search(corpus: Mapping[str, str], queries: Mapping[str, str], top_k: int) -> Run:
+        runs = [one(corpus, queries, top_k) for one in searches]
+        merged: Run = {}
+        for query_id in queries:
+            lists = [list(run[query_id]) for run in runs]
+            turns = (items[rank] for rank in range(top_k) for items in lists if rank < len(items))
+            merged[query_id] = {item: -float(rank) for rank, item in enumerate(dict.fromkeys(turns))}
+        return merged
+
+    return search if len(searches) > 1 else searches[0]
+
+
+def mine_rows(
+    collection: Collection, choices: MiningChoices, search: Search = search_bm25, keep: Keep | None = None
+) -> list[TrainingRow]:
+    """Make one row for each relevant document of each query, with hard negatives from a first stage.
+
+    Negatives are drawn, with the seed, from the query's best documents that are not relevant; where there are too
+    few, from the whole corpus. A document with the same text as a relevant one, or as the query, is no negative.
+
+    Args:
+        collection: Corpus, queries and judgements; a grade of at least 1 is relevant.
+        choices: How many of what.
+        search: The first stage.
+        keep: Takes false negatives out of what it found; None keeps all.
+
+    Returns:
+        The rows, in the order of the queries.
+
+    Raises:
+        ImportError: If bm25s is not installed.
+        ValueError: If a query is empty, has no relevant document or leaves no document to be a negative; the message
+            gives its id.
+    """
+    queries = dict(sample(list(collection.queries.items()), choices.limit, choices.seed))
+    if not queries:
+        raise ValueError(f"{collection.name}: no queries to train on")
+    relevant = {
+        query_id: [item for item, grade in collection.qrels.get(query_id, {}).items() if grade >= 1]
+        for query_id in queries
+    }
+    for query_id, query in queries.items():
+        where = f"{collection.name}, query {query_id!r}"
+        check_query(query, where)
+        if not relevant[query_id]:
+            raise ValueError(f"{where}: no relevant document")
+    # As many more as there are relevant ones, so that top_k are left without them.
+    most = max(map(len, relevant.values()))
+    run = search(collection.corpus, queries, choices.negatives_top_k + most)
+    document_ids = sorted(collection.corpus)
+    rows = []
+    for query_id, query in tqdm(queries.items(), "Negatives", unit="query", delay=2, leave=False):
+        positives = [collection.corpus[item] for item in relevant[query_id]]
+        taken = {query, *positives}
+        found = [item for item in run[query_id] if collection.corpus[item] not in taken][: choices.negatives_top_k]
+        if keep is not None and found:
+            texts = [collection.corpus[item] for item in found]
+            kept = keep(query, positives, texts)
+            taken |= {text for text, keeps in zip(texts, kept, strict=True) if not keeps}
+            found = [item for item, keeps in zip(found, kept, strict=True) if keeps]
+        # A generator of the query's own: the negatives of one query do not hang on the other queries.
+        generator = random.Random(f"{choices.seed}/{query_id}")
+        for positive in positives:
+            drawn = generator.sample(found, min(choices.negatives, len(found)))
+            negatives = [collection.corpus[name] for name in drawn]
+            negatives += _draw_others(collection.corpus, document_ids, taken, negatives, choices.negatives, generator)
+            source = f"{collection.name}, query {query_id!r}"
+            if not negatives:
+                raise ValueError(f"{source}: no document of the corpus is left to be a negative")
+            for text in (positive, *negatives):
+                check_text(text, f"{source}: document {text[:40]!r}")
+            rows.append(TrainingRow(query, positive, tuple(negatives), None, source))
+    return rows
+
+
+def _draw_others(
+    corpus: dict[str, str],
+    document_ids: list[str],
+    taken: set[str],
+    negatives: list[str],
+    wanted: int,
+    generator: random.Random,
+) -> list[str]:
+    """Texts from anywhere in the corpus, as many as are still wanted."""
+    missing = wanted - len(negatives)
+    if missing <= 0:
+        return []
+    taken = {*taken, *negatives}
+    # Drawing more than are missing, since some will be taken; a small corpus is drawn whole.
+    drawn = generator.sample(document_ids, min(len(document_ids), missing + 2 * len(taken)))
+    others = dict.fromkeys(text for item in drawn if (text := corpus[item]) not in taken)
+    return list(others)[:missing]
+
+
+def sample(items: Sequence[Any], count: int | None, seed: int) -> Sequence[Any]:
+    """Draw items without changing their order.
+
+    Args:
+        items: What to draw from.
+        count: How many; None, or more than there are, gives all.
+        seed: Of the drawing.
+
+    Returns:
+        The drawn items.
+    """
+    if count is None or count >= len(items):
+        return items
+    return [items[place] for place in sorted(random.Random(seed).sample(range(len(items)), count))]

@@ -1,0 +1,170 @@
+"""``mice-st label``: scores of teachers, put together for each query, and runs that are cut off."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import CrossEncoder, SentenceTransformer
+
+from mice_st import cli
+from mice_st.training import labelling
+from mice_st.training.labelling import LabelOptions, label
+from mice_st.training.rows import RowFile
+from mice_st.training.teachers import Teachers, standardize
+
+ROWS: list[dict[str, Any]] = [
+    {"query": "how many people", "positive": "three people", "negatives": ["a cat", "a dog in berlin"], "source": "x"},
+    {"query": "the river", "documents": ["a bridge", "the river of berlin"]},
+    {"query": "who", "positive": "a dog in berlin", "negatives": ["cat"]},
+]
+
+
+@pytest.fixture
+def options(cross_encoder_folder: Path, tmp_path: Path) -> Callable[..., LabelOptions]:
+    """``options(**fields)``: the rows above, two to a shard, scored by a cross-encoder."""
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)) + "\n\n")
+
+    def make(**fields: Any) -> LabelOptions:
+        defaults = {
+            "teacher": [str(cross_encoder_folder)],
+            "data": [str(tmp_path / "rows.jsonl")],
+            "output": str(tmp_path / "labelled.jsonl"),
+            "shard_rows": 2,
+            "device": "cpu",
+        }
+        return LabelOptions(**{**defaults, **fields})
+
+    return make
+
+
+def read(options: LabelOptions) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(options.output).read_text().splitlines()]
+
+
+def texts(row: dict[str, Any]) -> list[str]:
+    return row.get("documents") or [row["positive"], *row["negatives"]]
+
+
+def test_a_row_keeps_its_fields_and_gets_the_teachers_raw_scores(
+    options: Callable[..., LabelOptions], cross_encoder_folder: Path
+) -> None:
+    made = options()
+    assert label(made) == 3
+    teacher = CrossEncoder(str(cross_encoder_folder), device="cpu", activation_fn=torch.nn.Identity())
+    for row, labelled in zip(ROWS, read(made), strict=True):
+        scores = labelled.pop("scores")
+        assert labelled == row
+        assert scores == pytest.approx([float(teacher.predict((row["query"], text))) for text in texts(row)], abs=1e-5)
+    assert len(RowFile(Path(made.output), 7)) == 3, "what is written can be trained on"
+    assert not Path(f"{made.output}.parts").exists()
+
+
+def test_scores_of_several_teachers_are_standardised_per_query_and_averaged(
+    options: Callable[..., LabelOptions], cross_encoder_folder: Path, embedding_folder: Path
+) -> None:
+    made = options(teacher=[str(cross_encoder_folder), str(embedding_folder)])
+    label(made)
+    first = CrossEncoder(str(cross_encoder_folder), device="cpu", activation_fn=torch.nn.Identity())
+    second = SentenceTransformer(str(embedding_folder), device="cpu")
+    for row in read(made):
+        pairs = [(row["query"], text) for text in texts(row)]
+        raw = [first.predict(pairs).tolist(), (second.encode(texts(row)) @ second.encode(row["query"])).tolist()]
+        equal = [[(value - fmean(scores)) / pstdev(scores) for value in scores] for scores in raw]
+        assert row["scores"] == pytest.approx([fmean(pair) for pair in zip(*equal, strict=True)], abs=1e-4)
+
+
+def test_equal_scores_are_standardised_to_zero() -> None:
+    assert standardize([2.5, 2.5]) == [0.0, 0.0]
+    assert standardize([1.0, 3.0]) == [-1.0, 1.0]
+
+
+def test_a_killed_run_labels_nothing_twice(
+    options: Callable[..., LabelOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = options(output=f"{options().output}.whole")
+    label(whole)
+    seen: list[list[str]] = []
+    score = Teachers.score
+
+    def count(self: Teachers, queries: list[str], documents: Any) -> Any:
+        seen.append(queries)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return score(self, queries, documents)
+
+    monkeypatch.setattr(Teachers, "score", count)
+    with pytest.raises(KeyboardInterrupt):
+        label(options())
+    assert label(options()) == 3
+    assert seen == [["how many people", "the river"], ["who"], ["who"]]
+    assert Path(options().output).read_bytes() == Path(whole.output).read_bytes()
+
+
+def test_parts_of_another_job_are_refused(
+    options: Callable[..., LabelOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(labelling, "label_shard", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            label(options())
+    with pytest.raises(ValueError, match=r"parts of another job \(standardize changed\)"):
+        label(options(standardize=True))
+    (Path(options().data[0])).write_text(json.dumps(ROWS[0]))
+    with pytest.raises(ValueError, match=r"data_sha256 changed"):
+        label(options())
+
+
+def test_only_the_first_rows(options: Callable[..., LabelOptions]) -> None:
+    assert label(options(limit=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("{", r"rows\.jsonl, line 2: Expecting property name"),
+        ({"positive": "a", "negatives": ["b"]}, r"rows\.jsonl, line 2: the field 'query' is missing"),
+        ({"query": "q", "positive": "a"}, r"rows\.jsonl, line 2: the field 'negatives' is missing"),
+        ({"query": "q", "documents": ["a", 3]}, r"rows\.jsonl, line 2: documents: text 1 is of type int"),
+    ],
+)
+def test_a_bad_line_is_named(options: Callable[..., LabelOptions], fault: Any, message: str) -> None:
+    line = fault if isinstance(fault, str) else json.dumps(fault)
+    Path(options().data[0]).write_text(f"{json.dumps(ROWS[0])}\n{line}\n")
+    with pytest.raises(ValueError, match=message):
+        label(options())
+
+
+def test_a_score_that_is_not_finite_names_teacher_query_and_document(
+    options: Callable[..., LabelOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Teachers, "_score_pairs", lambda *_: [[0.0, float("nan"), 0.0], [0.0, 0.0]])
+    with pytest.raises(ValueError, match=r"rows\.jsonl, lines 1 to 2: teacher .*'how many people'.*'a cat'.* is nan"):
+        label(options())
+
+
+def test_files_that_are_missing_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--teacher", "t", "--data", "absent.jsonl", "--output", "o", "--processes", "1"]
+    assert cli.main(["label", *arguments]) == 2
+    assert "data: there is no file absent.jsonl" in capsys.readouterr().err
+
+
+def die(*_: Any) -> None:
+    os._exit(9)
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes_and_a_killed_one_is_an_error(
+    options: Callable[..., LabelOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = options(shard_rows=1), options(shard_rows=1, processes=2, output=f"{options().output}.two")
+    label(one)
+    label(two)
+    assert Path(one.output).read_bytes() == Path(two.output).read_bytes()
+    monkeypatch.setattr(labelling, "_label_in_worker", die)
+    with pytest.raises(ChildProcessError, match="was killed"):
+        label(options(shard_rows=1, processes=2, output=f"{options().output}.three"))
