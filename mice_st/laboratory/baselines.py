@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from mice_st.evaluation.systems import rerank_with_vectors
 from mice_st.laboratory.experiment import Experiment, Retraining
 from mice_st.laboratory.ladder import describe, load_masked, require_classifier
 from mice_st.model_loading import load_model
-from mice_st.training.data import SOURCE_COLUMN, mine_rows, rows_to_dataset
+from mice_st.training.mining import mine_rows
 from mice_st.training.reranker_trainer import NO_STEP_LIMIT
 from mice_st.training.schedule import Clock, Schedule
 
@@ -111,13 +110,16 @@ def make_baseline(source: str, name: str, max_length: int | None, is_trained: bo
 
 def train_vectors(retraining: Retraining, model: Any, experiment: Experiment, output: Path) -> int:
     """``Retraining.train`` for ColBERT and bi-encoders: the same rows, steps and rate; in-batch and hard negatives."""
+    from datasets import Dataset
+
     assert experiment.training is not None  # a command that trains loads a training split
     recipe = retraining.recipe(output)
     rows = mine_rows(experiment.training, recipe)
     count = min(len(row.negatives) for row in rows)
-    # The columns of MarginMSE are those of in-batch negatives too, but for a teacher's scores, which are taken out.
-    even = [replace(row, negatives=row.negatives[:count], scores=(0.0,) * (count + 1)) for row in rows]
-    dataset = rows_to_dataset(even, "margin_mse", 1.0).remove_columns(["label", SOURCE_COLUMN])
+    columns = {"query": [row.query for row in rows], "positive": [row.positive for row in rows]}
+    for place in range(count):
+        columns[f"negative_{place + 1}"] = [row.negatives[place] for row in rows]
+    dataset = Dataset.from_dict(columns)
     is_colbert = isinstance(model, MultiVectorEncoder)
     arguments = (MultiVectorEncoderTrainingArguments if is_colbert else SentenceTransformerTrainingArguments)(
         output_dir=str(output),

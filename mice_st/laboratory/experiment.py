@@ -82,7 +82,7 @@ class Retraining:
         """As a recipe of ``mice-st train`` that keeps no checkpoints but the last."""
         return TrainingRecipe(
             model="",
-            train_data="",
+            train_data=[""],
             output=str(output),
             max_steps=self.steps,
             max_seconds=self.seconds,
