@@ -97,6 +97,16 @@ COMMANDS = {
         "mice_st.laboratory.trim:TrimOptions",
         "mice_st.laboratory.trim:run_trim",
     ),
+    "push": Command(
+        "publish a model folder on the Hub: card, verification, one commit, a tag",
+        "mice_st.hub.commands:PushOptions",
+        "mice_st.hub.commands:run_push",
+    ),
+    "verify": Command(
+        "check that a folder or a Hub repository is what was published: mice-st verify FOLDER|org/name[@revision]",
+        "mice_st.hub.commands:VerifyOptions",
+        "mice_st.hub.commands:run_verify",
+    ),
     "demo": Command(
         "convert, train, save, load and re-rank, on the documentation of the installed Python",
         "mice_st.demo:DemoOptions",

@@ -187,9 +187,18 @@ def stock(mice_folder: Path) -> CrossEncoder:
 
 @pytest.fixture(scope="session")
 def run_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """``run_python(code_or_path, *arguments, without_mice_st)``: what a fresh process with empty caches prints."""
+    """``run_python(code_or_path, *arguments, without_mice_st)``: what a fresh process with empty caches prints.
 
-    def run(code_or_path: str | Path, *arguments: str | Path, without_mice_st: bool) -> str:
+    ``environment`` adds variables; with ``fails`` the process has to fail, and its standard error is returned.
+    """
+
+    def run(
+        code_or_path: str | Path,
+        *arguments: str | Path,
+        without_mice_st: bool,
+        environment: dict[str, str] | None = None,
+        fails: bool = False,
+    ) -> str:
         folder = tmp_path_factory.mktemp("process")
         script = folder / "script.py"
         if isinstance(code_or_path, Path):
@@ -202,13 +211,13 @@ def run_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         ran = subprocess.run(
             [sys.executable, "-c", driver, str(script), *map(str, arguments)],
             cwd=folder,
-            env={**os.environ, **caches},
+            env={**os.environ, **caches, **(environment or {})},
             stdin=subprocess.DEVNULL,  # a question on standard input is a failure
             capture_output=True,
             text=True,
             check=False,
         )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
+        assert (ran.returncode != 0) is fails, ran.stdout + ran.stderr
+        return ran.stderr if fails else ran.stdout
 
     return run

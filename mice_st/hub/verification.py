@@ -138,7 +138,12 @@ def read_record(folder: Path) -> Record:
 
 
 def verify_folder(
-    folder: Path, *, trust_remote_code: bool, source: str | None = None, revision: str | None = None
+    folder: Path,
+    *,
+    trust_remote_code: bool,
+    source: str | None = None,
+    revision: str | None = None,
+    cache: Path | None = None,
 ) -> Verification:
     """Compare a folder with its record: every file and tensor, then the scores through all doors.
 
@@ -147,6 +152,7 @@ def verify_folder(
         trust_remote_code: Run code that is not that of the installed mice-st.
         source: Hub id to load from in the fresh process; the folder where it is left out.
         revision: Commit to load.
+        cache: Cache of the Hub that holds it.
 
     Raises:
         FileNotFoundError: If there is no record.
@@ -162,7 +168,7 @@ def verify_folder(
     differences: dict[str, float] = {}
     if not problems:
         try:
-            scores = run_doors(source or str(folder), revision, record.pairs)
+            scores = run_doors(source or str(folder), revision, record.pairs, cache)
             ours = MiceCrossEncoder(str(folder), device="cpu").predict([tuple(pair) for pair in record.pairs])
             scores[INSTALLED_DOOR] = ours.tolist()
         except (ValueError, OSError) as error:
@@ -214,13 +220,16 @@ def compare_scores(scores: dict[str, list[float]], record: Record) -> tuple[list
     return problems, differences
 
 
-def run_doors(source: str, revision: str | None, pairs: list[list[str]]) -> dict[str, list[float]]:
+def run_doors(
+    source: str, revision: str | None, pairs: list[list[str]], cache: Path | None = None
+) -> dict[str, list[float]]:
     """Scores of ``doors.py`` in a fresh process without mice-st and without network.
 
     Args:
         source: Folder, or Hub id whose files are in the cache.
         revision: Commit, for a Hub id.
         pairs: Queries and documents.
+        cache: Cache of the Hub to load from; the user's own where it is left out.
 
     Returns:
         Door -> logits.
@@ -233,7 +242,11 @@ def run_doors(source: str, revision: str | None, pairs: list[list[str]]) -> dict
             [sys.executable, "-P", doors.__file__],  # -P: the script's own folder is not a place to import from
             input=json.dumps({"source": source, "revision": revision, "pairs": pairs}),
             env=os.environ
-            | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": modules, "HF_HUB_CACHE": str(constants.HF_HUB_CACHE)},
+            | {
+                "HF_HUB_OFFLINE": "1",
+                "HF_MODULES_CACHE": modules,
+                "HF_HUB_CACHE": str(cache or constants.HF_HUB_CACHE),
+            },
             capture_output=True,
             text=True,
             check=False,

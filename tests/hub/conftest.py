@@ -1,13 +1,30 @@
 """A Hub on this machine, and huggingface_hub pointed at it within this process."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
+from mice_st.hub.files import copy_hub_files
+from mice_st.hub.verification import write_record
 from tests.loopback_hub import LoopbackHub
 from tests.loopback_repositories import WRITER
+
+
+@pytest.fixture(scope="session")
+def recorded_folder(mice_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``mice_folder`` with its record. Shared: a test that spoils it takes ``folder``."""
+    folder = tmp_path_factory.mktemp("recorded") / "mice"
+    copy_hub_files(mice_folder, folder)
+    write_record(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(recorded_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(recorded_folder, tmp_path / "mice"))
 
 
 @pytest.fixture

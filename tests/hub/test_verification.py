@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,22 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from mice_st import MiceCrossEncoder
 from mice_st.hub import verification
-from mice_st.hub.files import VERIFICATION_FILE, copy_hub_files, sha256_of
-from mice_st.hub.verification import Record, compare_files, compare_scores, read_record, verify_folder, write_record
-
-
-@pytest.fixture(scope="session")
-def recorded_folder(mice_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``mice_folder`` with its record. Shared: a test that spoils it takes ``folder``."""
-    folder = tmp_path_factory.mktemp("recorded") / "mice"
-    copy_hub_files(mice_folder, folder)
-    write_record(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(recorded_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(recorded_folder, tmp_path / "mice"))
+from mice_st.hub.files import VERIFICATION_FILE, sha256_of
+from mice_st.hub.verification import Record, compare_files, compare_scores, read_record, verify_folder
 
 
 @pytest.fixture

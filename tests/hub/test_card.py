@@ -1,0 +1,142 @@
+"""A card says what was measured and nothing else, and the Hub's own reader understands it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
+
+from mice_st import MiceCrossEncoder
+from mice_st.hub.card import Card, render_card
+from mice_st.hub.card_facts import read_card_facts
+from mice_st.hub.verification import read_record
+
+FACTS = """
+name: mice-tiny
+version: 1.2.0
+summary: A model for tests.
+license: apache-2.0
+base_model: org/encoder
+datasets: [org/questions]
+language: [en]
+tags: [tiny]
+results:
+  - {task: python-docs, metric: ndcg@10, value: 0.6567, command: mice-st evaluate --suite python-docs,
+     compared: {BM25: 0.5395, bi-encoder: null}}
+  - {task: NanoBEIR, metric: ndcg@10, command: mice-st evaluate --suite nanobeir}
+  - {task: SciFact, metric: ndcg@10, value: 0.7, command: mice-st evaluate --suite paper-ood, dataset: org/scifact}
+speed:
+  - {system: states stored, documents: 100, milliseconds: 175.49, command: make demo}
+  - {system: nothing stored, documents: 100, milliseconds: null, command: make demo}
+machine: two cores
+picture: speed.png
+training_data: Questions.
+recipe: mice-st train --model x --train_data y --output z
+intended_use: Tests.
+limits: [It is tiny.]
+"""
+
+
+def render(folder: Path, facts: str | None) -> Card:
+    if facts is not None:
+        (folder / "card.yaml").write_text(facts)
+    (folder / "speed.png").write_bytes(b"\x89PNG")
+    return render_card(folder, "org/mice-tiny", "v1.2.0", read_record(folder))
+
+
+def test_front_matter_is_what_the_hub_reads(folder: Path) -> None:
+    data: Any = ModelCard(render(folder, FACTS).text).data
+    assert data.license == "apache-2.0"
+    assert data.base_model == ["org/encoder"]
+    assert data.datasets == ["org/questions"]
+    assert data.language == ["en"]
+    assert data.pipeline_tag == "text-ranking"
+    assert data.library_name == "sentence-transformers"
+    assert {"mice", "tiny"} <= set(data.tags)
+    assert data.model_name == "mice-tiny"
+    assert [(result.dataset_name, result.metric_type, result.metric_value) for result in data.eval_results] == [
+        ("python-docs", "ndcg@10", 0.6567),
+        ("SciFact", "ndcg@10", 0.7),
+    ]
+
+
+def test_results_of_a_dataset_on_the_hub_get_a_file_of_their_own(folder: Path) -> None:
+    files = render(folder, FACTS).eval_results
+    assert list(files) == [".eval_results/org_scifact.yaml"]
+    (entry,) = parse_eval_result_entries(yaml.safe_load(files[".eval_results/org_scifact.yaml"]))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("org/scifact", "default", 0.7)
+    assert entry.notes == "ndcg@10: mice-st evaluate --suite paper-ood"
+
+
+def test_a_missing_figure_is_left_out_and_listed(folder: Path) -> None:
+    card = render(folder, FACTS)
+    missing = ["ndcg@10 of bi-encoder on python-docs", "ndcg@10 on NanoBEIR", "milliseconds of nothing stored"]
+    assert card.missing == missing
+    assert f"not stated: {', '.join(missing)}." in card.text
+    assert "| python-docs | ndcg@10 | 0.6567 | BM25 0.5395 | `mice-st evaluate --suite python-docs` |" in card.text
+    assert "| NanoBEIR |" not in card.text
+    assert "| states stored | 100 | 175.5 | `make demo` |" in card.text
+    assert "| nothing stored |" not in card.text
+    assert "(speed.png)" in card.text
+
+
+def test_a_model_of_which_nothing_is_said_gets_an_honest_card(folder: Path) -> None:
+    card = render(folder, None)
+    assert {"license", "results", "speed", "training_data", "intended_use"} <= set(card.missing)
+    assert not re.search(r"^## (Results|Speed|Training)", card.text, re.MULTILINE)
+    data = ModelCard(card.text).data.to_dict()
+    assert not {"license", "base_model", "datasets", "language", "model-index", "model_name"} & data.keys()
+    assert not re.search(r"\b(None|nan|null|Undefined)\b", card.text)
+    assert card.eval_results == {}
+
+
+def test_body_states_the_model_and_its_recorded_scores(folder: Path, mice: MiceCrossEncoder) -> None:
+    text = render(folder, None).text
+    assert f"{mice.mice.num_parameters():,} parameters" in text
+    assert "queries up\nto 16 tokens, documents up to 32" in text
+    record = read_record(folder)
+    best = max(range(3), key=lambda place: record.logits[place])
+    shown = text.split("```text\n")[1].splitlines()[0]
+    assert shown == f"{record.logits[best]:.2f}  {record.pairs[best][1]}"
+
+
+def test_every_snippet_pins_weights_and_code(folder: Path) -> None:
+    text = render(folder, None).text
+    loads = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if '"org/mice-tiny"' in block]
+    assert len(loads) == 3
+    assert all('revision="v1.2.0"' in block or '"revision": "v1.2.0"' in block for block in loads)
+    assert sum("code_revision" in block for block in loads) == 2  # MiceCrossEncoder runs the installed code
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ("licence: mit", "unknown fields licence; there are name, version"),
+        ("- a", "expected fields, got list"),
+        ("a: [", "is not YAML"),
+        ("version: 1.0", "version: expected a text, got 1.0; put it in quotes"),
+        ("language: {en: 1}", "language: expected a list of texts"),
+        ("results: 3", "results: expected a list"),
+        ("results: [{task: x, metric: ndcg@10, value: .5}]", "results 0: command is missing"),
+        (
+            "results: [{task: x, metric: ndcg@10, command: c, value: good}]",
+            "results 0: value: expected a finite number",
+        ),
+        ("results: [{task: x, metric: m, command: c, value: .nan}]", "results 0: value: expected a finite number"),
+        ("results: [{task: x, metric: m, command: c, compared: {BM25: .inf}}]", "results 0: BM25: expected a finite"),
+        ("results: [{task: x, metric: m, command: c, score: 1}]", "results 0: unknown fields score"),
+        ("speed: [{system: x, command: c, milliseconds: 1}]", "speed 0: documents is missing"),
+        ("picture: absent.png", "picture: there is no absent.png in the folder"),
+    ],
+)
+def test_facts_that_are_not_sound_are_refused(folder: Path, facts: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        render(folder, facts)
+
+
+def test_nothing_is_filled_in(folder: Path) -> None:
+    (folder / "card.yaml").write_text("results: [{task: x, metric: m, command: c}]\n")
+    (result,) = read_card_facts(folder).results
+    assert result.value is None
