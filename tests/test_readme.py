@@ -15,7 +15,11 @@ from mice_st.demo import find_backbone
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # These have tests of their own; here they would take minutes.
-ELSEWHERE = {"make demo": "tests/test_demo.py", "mice-st bench --quick --output bench.json": "tests/benchmark"}
+ELSEWHERE = {
+    "make demo": "tests/test_demo.py",
+    "mice-st bench --quick --output bench.json": "tests/benchmark",
+    "mice-st push --model demo_output/model --repo your-name/your-model --dry_run true": "tests/hub/test_push.py",
+}
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from mice_st.hub.push import HubFolder, build_hub_folder, publish, verify_repository
+import transformers
+
+from mice_st.hub.push import HubFolder, build_hub_folder, publish, require_token, verify_repository
 from mice_st.hub.verification import Verification, verify_folder
 
 
@@ -34,6 +36,9 @@ class PushOptions:
 
 def run_push(options: PushOptions) -> None:
     """Build, push, verify, tag, and print each."""
+    transformers.utils.logging.disable_progress_bar()
+    if not options.dry_run:
+        require_token(options.repo)
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(options.output or temporary)
         built = build_hub_folder(Path(options.model), output, options.repo, options.tag)
@@ -86,6 +91,7 @@ def run_verify(options: VerifyOptions) -> int:
     Returns:
         The exit status: 1 if there is a problem.
     """
+    transformers.utils.logging.disable_progress_bar()
     if Path(options.model).is_dir():
         found = verify_folder(Path(options.model), trust_remote_code=options.trust_remote_code)
     else:

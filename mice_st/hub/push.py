@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from mice_st.hub.card import Card, render_card
 from mice_st.hub.card_facts import read_card_facts
 from mice_st.hub.errors import LOG_IN, explain_hub_errors
-from mice_st.hub.files import VERIFICATION_FILE, HubFile, copy_hub_files, describe_files, kind_of
+from mice_st.hub.files import LOADED, VERIFICATION_FILE, HubFile, copy_hub_files, describe_files, kind_of
 from mice_st.hub.verification import Verification, verify_folder, write_record
 
 FIRST_VERSION = "1.0.0"
@@ -113,8 +113,7 @@ def publish(
         FileExistsError: If the tag exists, or somebody else has pushed since ``parent``. Nothing was changed.
         ValueError: If what arrived does not verify. The commit stays, without the tag.
     """
-    if get_token() is None:
-        raise PermissionError(f"{repo}: there is no token; {LOG_IN}")
+    require_token(repo)
     api = HfApi()
     with explain_hub_errors(repo):
         api.create_repo(repo, private=private or None, exist_ok=True)
@@ -148,6 +147,37 @@ def publish(
         if collection is not None:
             api.add_collection_item(collection, repo, "model", exists_ok=True)
     return Published(commit.oid, commit.commit_url, deleted, verification)
+
+
+def require_token(repo: str) -> None:
+    """Refuse to start on what can only fail at its end.
+
+    Raises:
+        PermissionError: If huggingface_hub finds no token in any of its places.
+    """
+    if get_token() is None:
+        raise PermissionError(f"{repo}: there is no token; {LOG_IN}")
+
+
+def push_checkpoint(checkpoint: Path, repo: str, message: str) -> None:
+    """Push the model of a training checkpoint as one commit; its optimizer and other state stay here.
+
+    Args:
+        checkpoint: Folder of the checkpoint.
+        repo: Hub id of an existing repository.
+        message: Of the commit.
+
+    Raises:
+        OSError: If the Hub refuses; see ``explain_hub_errors``. The checkpoint stays where it is.
+    """
+    patterns = [pattern for kind in LOADED.values() for pattern in kind]
+    with explain_hub_errors(repo):
+        HfApi().upload_folder(
+            repo_id=repo,
+            folder_path=checkpoint,
+            commit_message=message,
+            allow_patterns=patterns,
+        )
 
 
 def verify_repository(

@@ -14,7 +14,16 @@ RUN_FILE = "recipe.json"
 HISTORY_FILE = "history.json"
 
 # Fields that a resumed run may change: none of them changes the weights.
-FREE_FIELDS = ("output", "resume", "expected_processes", "cpu", "save_steps", "keep_checkpoints", "report_to")
+FREE_FIELDS = (
+    "output",
+    "resume",
+    "expected_processes",
+    "cpu",
+    "save_steps",
+    "keep_checkpoints",
+    "push_to",
+    "report_to",
+)
 
 
 def describe_run(recipe: TrainingRecipe, data_fingerprint: str, processes: int) -> dict[str, Any]:

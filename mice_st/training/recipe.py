@@ -86,6 +86,7 @@ class TrainingRecipe:
     resume: bool = _flag(False, "Go on from the last complete checkpoint in the output folder.")
     expected_processes: int | None = _flag(None, "Refuse to start with another number of processes.")
     cpu: bool = _flag(False, "Train on the CPU even where there is a GPU.")
+    push_to: str | None = _flag(None, "Hub id, made private where there is none, to push every checkpoint to.")
     report_to: str = _flag("none", "Where transformers' Trainer reports to: none, tensorboard, trackio, wandb, ...")
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.hub.push import push_checkpoint
 from mice_st.modeling.modeling_mice import DocumentStates
 from mice_st.training.batches import ShuffledBatches, TokenBatches
 from mice_st.training.checkpoints import list_checkpoints
@@ -153,6 +154,12 @@ class RerankerTrainer(CrossEncoderTrainer):
         # Not sentence-transformers' own: it pickles the arguments, and writes a model card each time.
         self.model.save(output_dir or self.args.output_dir, create_model_card=False)
 
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # Not transformers' own: it uploads pickled arguments, and says nothing of a push that failed.
+        if self.recipe.push_to is not None and self.is_world_process_zero():
+            message = f"Checkpoint of step {self.state.global_step}"
+            push_checkpoint(Path(checkpoint_folder), self.recipe.push_to, message)
+
     def _load_best_model(self) -> None:
         # Not sentence-transformers' own: it logs a failure and keeps the last weights in place of the best.
         self._load_from_checkpoint(self.state.best_model_checkpoint)
@@ -200,6 +207,9 @@ def training_arguments(recipe: TrainingRecipe, checkpoints: Path, evaluates: boo
         metric_for_best_model="eval_dev_ndcg@10" if evaluates else None,
         greater_is_better=True if evaluates else None,
         report_to=recipe.report_to,
+        push_to_hub=recipe.push_to is not None,
+        hub_model_id=recipe.push_to,
+        hub_private_repo=True,  # half-trained models are nobody else's business
         **checkpointing,
     )
     if arguments.n_gpu > 1:

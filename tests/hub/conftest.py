@@ -42,5 +42,6 @@ def online(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # made once, with the endpoint of that moment
     monkeypatch.setenv("HF_TOKEN", WRITER)
     return hub
