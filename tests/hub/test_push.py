@@ -193,7 +193,7 @@ def test_a_folder_that_lacks_a_file_is_refused(
 
 
 def test_a_folder_that_is_none_is_refused(push: Push, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert push(model=tmp_path / "absent") == 2
+    assert push("--dry_run", "true", model=tmp_path / "absent") == 2
     assert "absent: there is no such folder" in capsys.readouterr().err
 
 
