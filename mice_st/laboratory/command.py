@@ -13,6 +13,7 @@ import transformers
 from mice_st.evaluation.plots import plot_fusion_layers, plot_readable_segments
 from mice_st.hub_folder import write_json
 from mice_st.laboratory.baselines import measure_baselines
+from mice_st.laboratory.equivalence import LARGEST_DIFFERENCE, measure_conversion
 from mice_st.laboratory.experiment import Experiment, Retraining, load_experiment
 from mice_st.laboratory.ladder import count_layers, ladder_steps, measure_ladder, recommend_fusion_layer
 from mice_st.masking import SEGMENTS
@@ -45,6 +46,10 @@ class MaskOptions:
             "help": "Also measure these: full, prettr-l4, sparse-ce, mice-l4+3, colbert, bi-encoder (made from the model), "
             "or folders of other models."
         },
+    )
+    convert: bool = field(
+        default=False,
+        metadata={"help": "Also convert the model under mask3 to MICE without loss, and measure what each step costs."},
     )
     train_steps: int | None = field(default=None, metadata={"help": "Re-train each model for this many steps."})
     train_seconds: float | None = field(default=None, metadata={"help": "Re-train each model for this long."})
@@ -89,6 +94,11 @@ def run_mask(options: MaskOptions) -> None:
             options.model, options.baselines, experiment, options.retraining, output / "baselines", options.max_length
         )
         print_baselines(results["baselines"])
+    if options.convert:
+        results["conversion"] = measure_conversion(
+            options.model, fusion_layer, experiment, options.retraining, output, options.max_length
+        )
+        print_conversion(results["conversion"])
     write_json(
         output / "results.json",
         {
@@ -151,3 +161,23 @@ def print_baselines(rows: list[dict[str, Any]]) -> None:
             f"{row['step']:<{width}}  {row['ndcg@10']:7.4f}  {row['mrr@10']:7.4f}  {row['ms_per_query']:33.1f}"
             f"  {row['training_steps']:17}"
         )
+
+
+def print_conversion(rows: list[dict[str, Any]]) -> None:
+    """The conversions as a table, and whether the first is without loss.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    print(f"\n{'conversion':<14}  largest score difference  nDCG@10  against mask3  bytes/token  ms/query")
+    for row in rows:
+        change = row["ndcg@10"] - rows[0]["ndcg@10"]
+        size = "-" if row["bytes_per_token"] is None else row["bytes_per_token"]
+        print(
+            f"{row['step']:<14}  {row['difference']:24.2e}  {row['ndcg@10']:7.4f}  {change:+13.4f}  {size:>11}"
+            f"  {row['ms_per_query']:8.1f}"
+        )
+    difference = rows[1]["difference"]
+    if difference >= LARGEST_DIFFERENCE:
+        raise ValueError(f"convert: the conversion is not without loss: a score differs by {difference:.2e}")
+    print(f"Without loss: the largest difference of a score is {difference:.1e}, below {LARGEST_DIFFERENCE:.0e}")

@@ -1,0 +1,86 @@
+"""A cross-encoder under Mask3 becomes MICE without loss; each step beyond that has its price."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+from transformers import AutoTokenizer
+
+from mice_st.cli import main
+from mice_st.collection import Collection, write_beir
+from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.laboratory.equivalence import VARIANTS, choose_lengths, convert_masked, cut_texts
+from mice_st.masking import MaskedCrossEncoder
+
+PAIRS = [
+    ("what is the city", "the berlin museum is a bridge over the river, the capital of germany"),
+    ("who", "cat"),
+    ("list sort", "python function returns a sorted list and writes the file"),
+    ("where do the people of the city live", "many people live on the river"),
+]
+
+
+@pytest.mark.parametrize("fusion_layer", [1, 2, 3])
+@pytest.mark.parametrize("family", ["bert", "electra"])
+def test_the_lossless_conversion_scores_as_the_masked_cross_encoder(
+    family: str, fusion_layer: int, family_folder: Callable[[str], Path]
+) -> None:
+    source = str(family_folder(family))
+    masked = MaskedCrossEncoder(source, f"mask3-l{fusion_layer}", True, device="cpu", activation_fn=nn.Identity())
+    expected = masked.predict(PAIRS)
+    assert np.ptp(expected) > 1e-2
+    lengths = choose_lengths(masked)
+    differences = {}
+    for name, fields in VARIANTS.items():
+        model = convert_masked(source, fusion_layer, masked, fields, lengths)
+        differences[name] = float(np.abs(model.predict(PAIRS) - expected).max())
+        states = model.encode_documents([document for _, document in PAIRS])
+        stored = [model.predict([(query, state)])[0] for (query, _), state in zip(PAIRS, states, strict=True)]
+        assert np.abs(np.array(stored) - model.predict(PAIRS)).max() < 1e-5
+    assert differences["lossless"] < 1e-5
+    assert differences["split softmax"] > 1e-4
+    # The layer at the fusion point reads the same states either way; only the layers above it can tell.
+    if fusion_layer < 3:
+        assert differences["frozen states"] > 1e-4
+
+
+def test_cut_texts_have_the_first_tokens(family_folder: Callable[[str], Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(family_folder("bert"))
+    text = "the berlin museum, riverside: xyz"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    for tokens in range(1, len(ids) + 2):
+        cut = cut_texts({"d": text}, tokenizer, tokens)["d"]
+        assert tokenizer(cut, add_special_tokens=False)["input_ids"] == ids[:tokens]
+
+
+def test_the_command_prints_the_difference_and_leaves_the_model(
+    family_folder: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = {f"d{place}": document * (1 + 4 * place) for place, (_, document) in enumerate(PAIRS)}  # some too long
+    queries = {f"q{place}": f"{query} {PAIRS[place][1].split()[0]}" for place, (query, _) in enumerate(PAIRS)}
+    write_beir(
+        Collection("tiny", corpus, queries, {query: {f"d{query[1:]}": 1} for query in queries}), tmp_path, "test"
+    )
+    source, output = str(family_folder("bert")), tmp_path / "output"
+    flags = ["--model", source, "--data", str(tmp_path), "--output", str(output), "--fusion_layer", "2"]
+    assert main(["mask", *flags, "--convert", "true"]) == 0
+    rows = json.loads((output / "results.json").read_text())["conversion"]
+    assert [row["step"] for row in rows] == ["mask3-l2", *VARIANTS]
+    assert rows[1]["difference"] < 1e-5 < min(row["difference"] for row in rows[2:])
+    assert rows[1]["ndcg@10"] == rows[0]["ndcg@10"]
+    assert [row["bytes_per_token"] for row in rows] == [None, 128, 64, 128, 64]
+    assert "Without loss" in capsys.readouterr().out
+    model = MiceCrossEncoder(str(output / "mice-lossless"), device="cpu")
+    masked = MaskedCrossEncoder(source, "mask3-l2", True, device="cpu", activation_fn=nn.Identity())
+    assert np.abs(model.predict(PAIRS) - masked.predict(PAIRS)).max() < 1e-5
+
+
+def test_two_separators_are_refused(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    from mice_st.laboratory.equivalence import check_layout
+
+    masked = MaskedCrossEncoder(str(family_folder("roberta")), "mask3-l2", True, device="cpu")
+    with pytest.raises(ValueError, match="2 separators between query and document"):
+        check_layout(masked)
