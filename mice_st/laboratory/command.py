@@ -121,8 +121,16 @@ def measure(options: MaskOptions, steps: list[str], experiment: Experiment) -> l
 
 
 def sweep(options: MaskOptions, layers: int, full: float, experiment: Experiment) -> dict[str, Any]:
-    """Measure mask3 at every fusion layer, print and draw it, and recommend one."""
-    steps = [f"mask3-l{layer}" for layer in range(1, layers + 1)]
+    """Measure mask3 at every fusion layer, print and draw it, and recommend one.
+
+    Two layers stay above it: one brings the document to the query's tokens, one more brings them to [CLS].
+
+    Raises:
+        ValueError: If the model has fewer than three layers.
+    """
+    if layers < 3:
+        raise ValueError(f"sweep_fusion_layer: a model of {layers} layers has no fusion layer with two layers above it")
+    steps = [f"mask3-l{layer}" for layer in range(1, layers - 1)]
     rows = measure(options, steps, experiment)
     ndcg = {layer: row["ndcg@10"] for layer, row in enumerate(rows, start=1)}
     recommended = recommend_fusion_layer(ndcg, options.tolerance)

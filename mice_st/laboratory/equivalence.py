@@ -3,6 +3,9 @@
 Under Mask3 a document never sees the query, so its states can be computed beforehand. MICE goes two steps further: it
 freezes them at the fusion layer (one state per document, not one per layer), and it splits one softmax over the query's
 and the document's tokens into self- and cross-attention. Without both steps it is the masked cross-encoder.
+
+With two interaction layers the first step costs nothing at all: [CLS] does not read the document itself, so what the
+query's tokens read of it in the last layer comes too late, and the layer before reads the very states that are frozen.
 """
 
 from __future__ import annotations
