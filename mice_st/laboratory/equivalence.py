@@ -138,13 +138,14 @@ def convert_masked(
     """Convert with what Mask3 leaves of a pair's frame: the document without a [CLS] of its own, and so on."""
     query_length, document_length = lengths
     has_types = "token_type_ids" in masked.tokenizer.model_input_names
-    frame = MASK3_FRAME | {"document_token_type": MASK3_FRAME["document_token_type"] if has_types else 0}
+    frame: dict[str, Any] = MASK3_FRAME | {
+        "document_token_type": MASK3_FRAME["document_token_type"] if has_types else 0
+    }
     return convert(
         source,
         fusion_layer,
         masked.layers - fusion_layer,
-        **frame,
-        **fields,
+        **(frame | fields),
         query_max_length=query_length,
         document_max_length=document_length,
     )[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.evaluation.reranking import RerankingEvaluator
 from mice_st.hub_folder import write_json
 from mice_st.laboratory.experiment import load_experiment
-from mice_st.modeling.modeling_mice import MiceForSequenceClassification
+from mice_st.modeling.modeling_mice import MiceConfig, MiceForSequenceClassification
 
 
 @dataclass
@@ -50,13 +49,12 @@ def keep_interaction_layers(model: MiceForSequenceClassification, kept: Sequence
         kept: Positions of the layers, from 0, in their order.
 
     Raises:
-        ValueError: If a layer is not there, there are too few for the model, or its documents change from layer to layer.
+        ValueError: If a layer is not there, or there are too few for the model.
     """
-    config = copy.deepcopy(model.config)
-    if sorted(set(kept)) != list(kept) or not all(0 <= layer < config.interaction_layers for layer in kept):
-        raise ValueError(f"layers {list(kept)}: expected rising numbers below {config.interaction_layers}")
-    config.interaction_layers = len(kept)
-    config._check()
+    layers = model.config.interaction_layers
+    if sorted(set(kept)) != list(kept) or not all(0 <= layer < layers for layer in kept):
+        raise ValueError(f"layers {list(kept)}: expected rising numbers below {layers}")
+    config = MiceConfig.from_dict(model.config.to_dict() | {"interaction_layers": len(kept)})
     trimmed = MiceForSequenceClassification(config)
     tensors = {}
     for name, tensor in model.state_dict().items():
@@ -75,7 +73,7 @@ def trim(model: MiceCrossEncoder, evaluator: RerankingEvaluator, keep: int | Non
 
     Args:
         model: The model; has all its layers again afterwards.
-        evaluator: What to measure on; made with ``keep_states``, it encodes the documents once.
+        evaluator: What to measure on; where the layers read frozen states, it may keep them (``keep_states``).
         keep: Stop at this many layers; None goes on to the fewest that the model allows.
 
     Returns:
@@ -115,7 +113,8 @@ def run_trim(options: TrimOptions) -> None:
     model = MiceCrossEncoder(options.model)
     experiment = load_experiment(options.data, options.split, None, options.queries, options.top_k, options.seed)
     given = experiment.evaluator
-    evaluator = RerankingEvaluator(given.collection, given.candidates, given.name, keep_states=True)
+    is_frozen = model.mice.config.document_states == "frozen"  # else documents pass through the interaction layers too
+    evaluator = RerankingEvaluator(given.collection, given.candidates, given.name, keep_states=is_frozen)
     rows = trim(model, evaluator, options.keep)
     print(
         f"{options.model}: {len(given.collection.queries)} queries of {given.collection.name}, {options.top_k} candidates"
