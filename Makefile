@@ -10,8 +10,9 @@ READY := .venv/.ready
 demo: $(READY)  ## convert, train, save, load and re-rank on real documents; writes demo_output/
 	$(BIN)/mice-st demo
 
+# One process per core with one thread each, a file at a time: fixtures of a file are made once.
 test: $(READY)  ## the quick tests, without network
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(READY)  ## the tests that train, build the wheel or run the demo
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
