@@ -14,6 +14,7 @@ from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTran
 from transformers import AutoConfig
 
 from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.masking import MaskedCrossEncoder
 from mice_st.modeling.modeling_mice import MiceConfig
 
 Kind = Literal["mice", "cross_encoder", "bi_encoder", "colbert"]
@@ -78,13 +79,15 @@ def load_model(name: str, device: str | None = None, max_length: int | None = No
 
 
 def load_cross_encoder(name: str, device: str | None = None, max_length: int | None = None) -> CrossEncoder:
-    """Load MICE where the folder holds MICE, and any other cross-encoder or encoder as a plain ``CrossEncoder``."""
+    """Load MICE where the folder holds MICE, a masked cross-encoder with its masks, and any other one as ``CrossEncoder``."""
     options: dict[str, Any] = {"device": device}
     if max_length is not None:
         options["max_length"] = max_length
     if AutoConfig.from_pretrained(name).model_type == MiceConfig.model_type:
         return MiceCrossEncoder(name, **options)
     # The identity, as for MICE: a sigmoid reaches exactly 1.0 and makes ties.
+    if "patches" in (_read(name, "sentence_bert_config.json") or {}):
+        return MaskedCrossEncoder(name, num_labels=1, activation_fn=torch.nn.Identity(), **options)
     return CrossEncoder(name, num_labels=1, activation_fn=torch.nn.Identity(), **options)
 
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Llam
 
 from mice_st.collection import Collection
 from mice_st.masking import SEGMENTS, MaskedCrossEncoder
+from mice_st.model_loading import load_model
 from mice_st.training.recipe import TrainingRecipe
 from mice_st.training.trainer import train
 
@@ -205,6 +206,9 @@ def test_saved_and_loaded_it_masks_as_before(family_folder: Callable[[str], Path
     again = MaskedCrossEncoder(str(tmp_path), device="cpu")
     assert (again.patches, again[0].restart_positions) == (model.patches, True)
     assert np.array_equal(again.predict(PAIRS), model.predict(PAIRS))
+    loaded = load_model(str(tmp_path), device="cpu")  # as mice-st evaluate and mice-st train load any model
+    assert isinstance(loaded, MaskedCrossEncoder)
+    assert np.array_equal(loaded.predict(PAIRS), model.predict(PAIRS))
     unmasked = MaskedCrossEncoder(str(tmp_path), "full", device="cpu")
     assert np.abs(unmasked.predict(PAIRS) - model.predict(PAIRS)).max() > 1e-3
     with pytest.raises(ValueError, match="trust_remote_code"):
