@@ -42,6 +42,18 @@ def is_packed(documents: Any) -> bool:
     return hasattr(documents, "decode")
 
 
+def check_width(documents: Any, width: int) -> None:
+    """Refuse states that another model made.
+
+    Raises:
+        ValueError: If states are not ``width`` wide; the message names the first such document.
+    """
+    widths = [documents.width] if is_packed(documents) else [document.states.shape[1] for document in documents]
+    for place, other in enumerate(widths):
+        if other != width:
+            raise ValueError(f"document {place}: states of {other} values a token, this model reads {width}.")
+
+
 def mean_tokens(documents: Any) -> float:
     """Mean tokens of the documents."""
     if is_packed(documents):

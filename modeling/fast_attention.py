@@ -21,11 +21,14 @@ class LayerDocuments(NamedTuple):
 
     Attributes:
         states: ``(n, h)`` each, the tokens that may be read.
-        keys_values: Keys and values ``(H, n, d)`` of each; None where projections are absorbed into the query.
+        keys_values: Keys and values ``(H, n, d)`` of each, in fewer heads where these are shared; None where projections
+            are absorbed into the query.
+        biases: ``(R, H, n)`` each, added to the logits of the R rows that ask; None for nothing.
     """
 
     states: Sequence[Tensor]
     keys_values: Iterable[tuple[Tensor, Tensor]] | None
+    biases: Sequence[Tensor] | None = None
 
 
 def read_documents(
@@ -45,9 +48,9 @@ def read_documents(
         else:
             asking = asking.expand(count, *asking.shape)
         if documents.keys_values is None:
-            context[:, asks] = _attend_absorbed(attention, asking, documents.states)
+            context[:, asks] = _attend_absorbed(attention, asking, documents)
         else:
-            context[:, asks] = _attend_projected(asking, documents.keys_values)
+            context[:, asks] = _attend_projected(asking, documents.keys_values, documents.biases)
         for place, states in enumerate(documents.states):
             if not len(states):
                 context[place] = 0.0  # nothing to read gives nothing, not even the value's bias
@@ -81,9 +84,9 @@ def read_jointly(
     else:
         asking = asking.expand(count, *asking.shape)
     if documents.keys_values is None:
-        context = _attend_jointly_absorbed(attention, asking, rows, mask[:kept], asks, documents.states)
+        context = _attend_jointly_absorbed(attention, asking, rows, mask[:kept], asks, documents)
     else:
-        context = _attend_jointly_projected(attention, asking, rows, mask[:kept], asks, documents.keys_values)
+        context = _attend_jointly_projected(attention, asking, rows, mask[:kept], asks, documents)
     return attention.norm(rows[:, :kept] + attention.output(context))
 
 
@@ -96,9 +99,9 @@ def stored_keys_values(stored: Sequence[Tensor], index: int, like: Tensor) -> It
 
 
 def keys_values(attention: MiceAttention, states: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values ``(H, n, d)`` of one document's states ``(n, h)``."""
+    """Keys and values ``(H, n, d)`` of one document's states ``(n, h)``, in fewer heads where these are shared."""
     key, value = attention.key(states), attention.value(states)
-    split = (attention.heads, -1)
+    split = (attention.key_value_heads, -1)
     return key.unflatten(-1, split).transpose(0, 1), value.unflatten(-1, split).transpose(0, 1)
 
 
@@ -114,17 +117,26 @@ def ask(attention: MiceAttention, rows: Tensor, absorbed: bool) -> Tensor:
     asking = query.new_empty(len(rows), heads, key.shape[1])
     for head in range(heads):
         part = slice(head * width, (head + 1) * width)
-        torch.mm(query[:, part], key[part], out=asking[:, head])
+        torch.mm(query[:, part], key[_key_value_rows(attention, head)], out=asking[:, head])
     return asking
 
 
-def _attend_absorbed(attention: MiceAttention, asking: Tensor, slices: Sequence[Tensor]) -> Tensor:
+def _key_value_rows(attention: MiceAttention, head: int) -> slice:
+    """Where the keys and values of a head of queries are among the projection's rows."""
+    width = attention.query.out_features // attention.heads
+    place = head * attention.key_value_heads // attention.heads
+    return slice(place * width, (place + 1) * width)
+
+
+def _attend_absorbed(attention: MiceAttention, asking: Tensor, documents: LayerDocuments) -> Tensor:
     """Attention of ``asking`` ``(c, R, H, h)`` over document states ``(n, h)``: context ``(c, R, h)``."""
     count, asked, heads, hidden = asking.shape
     means = asking.new_empty(count, asked * heads, hidden)
-    for place, states in enumerate(slices):
-        weights = torch.mm(asking[place].reshape(asked * heads, hidden), states.t()).softmax(-1)
-        torch.mm(weights, states, out=means[place])
+    for place, states in enumerate(documents.states):
+        logits = torch.mm(asking[place].reshape(asked * heads, hidden), states.t())
+        if documents.biases is not None:
+            logits += documents.biases[place].flatten(0, 1)
+        torch.mm(logits.softmax(-1), states, out=means[place])
     return _project_values(attention, means.view(count, asked, heads, hidden))
 
 
@@ -135,23 +147,29 @@ def _project_values(attention: MiceAttention, means: Tensor) -> Tensor:
     means = means.view(count * asked, heads, hidden)
     context = means.new_empty(count * asked, hidden)
     for head in range(heads):
-        part = slice(head * width, (head + 1) * width)
-        torch.addmm(attention.value.bias[part], means[:, head], attention.value.weight[part].t(), out=context[:, part])
+        part, rows = slice(head * width, (head + 1) * width), _key_value_rows(attention, head)
+        torch.addmm(attention.value.bias[rows], means[:, head], attention.value.weight[rows].t(), out=context[:, part])
     return context.view(count, asked, hidden)
 
 
-def _attend_projected(asking: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+def _attend_projected(
+    asking: Tensor, pairs: Iterable[tuple[Tensor, Tensor]], biases: Sequence[Tensor] | None
+) -> Tensor:
     """Attention of ``asking`` ``(c, R, H, d)`` over keys and values ``(H, n, d)`` per document: context ``(c, R, h)``."""
     contexts = []
+    _, asked, heads, width = asking.shape
     for place, (key, value) in enumerate(pairs):
-        query = asking[place].transpose(0, 1)  # (H, R, d)
-        context = F.scaled_dot_product_attention(query[None], key[None], value[None], scale=1.0)[0]
-        contexts.append(context.transpose(0, 1).flatten(1))
+        # Heads that share keys stand as further rows of one head.
+        rows = asked * heads // len(key)
+        query = asking[place].transpose(0, 1).reshape(len(key), rows, width)  # (H, R, d)
+        bias = None if biases is None else biases[place].transpose(0, 1).reshape(1, len(key), rows, key.shape[1])
+        context = F.scaled_dot_product_attention(query[None], key[None], value[None], attn_mask=bias, scale=1.0)[0]
+        contexts.append(context.reshape(heads, asked, width).transpose(0, 1).flatten(1))
     return torch.stack(contexts)
 
 
 def _attend_jointly_absorbed(
-    attention: MiceAttention, asking: Tensor, rows: Tensor, mask: Tensor, asks: slice, slices: Sequence[Tensor]
+    attention: MiceAttention, asking: Tensor, rows: Tensor, mask: Tensor, asks: slice, documents: LayerDocuments
 ) -> Tensor:
     """``asking`` ``(c, R, H, h)`` over rows ``(c, Q, h)`` and, for those in ``asks``, documents ``(n, h)``: ``(c, R, h)``."""
     count, asked, heads, hidden = asking.shape
@@ -162,33 +180,31 @@ def _attend_jointly_absorbed(
     others = [row for row in range(asked) if not asks.start <= row < asks.stop]
     if others:
         means[:, others] = (own[:, others].softmax(-1).flatten(1, 2) @ rows).unflatten(1, (len(others), heads))
-    for place, states in enumerate(slices if asks.start < asks.stop else []):
-        logits = [own[place, asks].flatten(0, 1), asking[place, asks].flatten(0, 1) @ states.t()]
-        weights = torch.cat(logits, dim=-1).softmax(-1)  # (R H, Q + n)
+    for place, states in enumerate(documents.states if asks.start < asks.stop else []):
+        logits = asking[place, asks].flatten(0, 1) @ states.t()
+        if documents.biases is not None:
+            logits += documents.biases[place].flatten(0, 1)
+        weights = torch.cat([own[place, asks].flatten(0, 1), logits], dim=-1).softmax(-1)  # (R H, Q + n)
         mean = weights[:, tokens:] @ states
         means[place, asks] = mean.addmm_(weights[:, :tokens], rows[place]).unflatten(0, (-1, heads))
     return _project_values(attention, means)
 
 
 def _attend_jointly_projected(
-    attention: MiceAttention,
-    asking: Tensor,
-    rows: Tensor,
-    mask: Tensor,
-    asks: slice,
-    pairs: Iterable[tuple[Tensor, Tensor]],
+    attention: MiceAttention, asking: Tensor, rows: Tensor, mask: Tensor, asks: slice, documents: LayerDocuments
 ) -> Tensor:
-    """As ``_attend_jointly_absorbed``, with ``asking`` ``(c, R, H, d)`` and keys and values ``(H, n, d)`` per document."""
+    """As ``_attend_jointly_absorbed``, with ``asking`` ``(c, R, H, d)`` and the documents' keys and values."""
     contexts = []
-    for place, (key, value) in enumerate(pairs):
+    own = torch.zeros(mask.shape, device=mask.device, dtype=rows.dtype).masked_fill_(~mask, -torch.inf)  # (R, Q)
+    for place, (key, value) in enumerate(documents.keys_values or []):
         own_key, own_value = keys_values(attention, rows[place])
-        reads = mask.new_zeros(len(mask), key.shape[1])
-        reads[asks] = True
+        bias = own.new_full((len(own_key), len(mask), key.shape[1]), -torch.inf)  # (H, R, n)
+        bias[:, asks] = 0.0 if documents.biases is None else documents.biases[place].transpose(0, 1)
         context = F.scaled_dot_product_attention(
             asking[place].transpose(0, 1)[None],
             torch.cat([own_key, key], dim=1)[None],
             torch.cat([own_value, value], dim=1)[None],
-            attn_mask=torch.cat([mask, reads], dim=1),
+            attn_mask=torch.cat([own.expand(len(bias), -1, -1), bias], dim=-1)[None],
             scale=1.0,
         )[0]  # (H, R, d)
         contexts.append(context.transpose(0, 1).flatten(1))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .chunks import Chunk, is_packed, iterate_chunks, mean_tokens
+from .chunks import Chunk, check_width, is_packed, iterate_chunks, mean_tokens
 from .fast_attention import (
     LayerDocuments,
     ask,
@@ -75,11 +75,12 @@ def score_documents(model: Any, query: EncodedTexts, documents: Any, chunk_docum
         ``(len(documents),)``, float32 logits, in the order of ``documents``.
 
     Raises:
-        ValueError: If a score is not finite; the message names the positions.
+        ValueError: If a score is not finite, or states are of another width; the message names the positions.
     """
     logits = torch.empty(len(documents), 1, device=query.states.device)
     if not len(documents):
         return logits.squeeze(-1)
+    check_width(documents, model.config.state_width)
     if query.states.device.type != "cpu":
         # Launching a kernel per document would starve an accelerator: padded batches are its fast layout.
         for chunk in iterate_chunks(documents, query.states, chunk_documents):
@@ -130,7 +131,8 @@ def absorbing_pays(config: Any, query_tokens: int, document_tokens: float) -> bo
     """
     width, heads = config.interaction_width, config.interaction_heads
     absorbed = 2 * heads * query_tokens * document_tokens * width + 2 * query_tokens * width * width
-    projected = 2 * query_tokens * document_tokens * width + 2 * document_tokens * width * width
+    key_value_width = width * config.key_value_heads // heads
+    projected = 2 * query_tokens * document_tokens * width + 2 * document_tokens * width * key_value_width
     return absorbed < projected
 
 
@@ -146,9 +148,11 @@ def prepare_query(model: Any, query: EncodedTexts, document_tokens: float | None
     config = model.config
     encoded = EncodedTexts(*(field[:, query.attention_mask[0]] for field in query))
     layer = model.interaction[0]
-    rows = encoded.states[0]
+    rows = model.replace_cls(encoded.states[0])
     mask = text_attention_mask(encoded.attention_mask, config.query_attends_cls, config.sep_attends_itself_alone)[0, 0]
     kept = 1 if layer.is_last else len(rows)
+    if layer.self_attention is None:
+        rows = rows[:1]  # [CLS] learns nothing from the others
     if not layer.cross_first:
         rows = self_attend(layer.self_attention, rows.unsqueeze(0), kept, mask)[0]
     absorbed = document_tokens is not None and absorbing_pays(config, len(rows), document_tokens)
@@ -182,9 +186,11 @@ def _score_chunk(model: Any, query: PreparedQuery, chunk: Chunk) -> Tensor:
     """Logits ``(c, 1)`` of a chunk of documents."""
     config = model.config
     count, tokens = len(chunk.states), query.encoded.input_ids.shape[1]
-    matched = is_matched = None
-    if config.exact_match or config.match_residual:
-        matched, is_matched = _average_matches(query.encoded.input_ids[0], chunk, config)
+    matches = matched = is_matched = None
+    if config.exact_match or config.match_residual or config.lexical_bias:
+        matches = _exact_matches(query.encoded.input_ids[0], chunk, config)
+    if matches is not None and (config.exact_match or config.match_residual):
+        matched, is_matched = _average_matches(matches, chunk)
     shared = 0 if query.cls_row is None else 1  # rows that the first layer computes once for all documents
     rows = query.rows[shared:].expand(count, -1, -1)  # (c, Q, h), without the shared row
     for index, layer in enumerate(model.interaction):
@@ -197,13 +203,14 @@ def _score_chunk(model: Any, query: PreparedQuery, chunk: Chunk) -> Tensor:
             rows = rows + layer.exact_match(model.layer_states(matched, index)[:, offset : offset + rows.shape[1]])
         asking = query.asking if first else None
         documents = _layer_documents(model, chunk, index, query.absorbed)
+        asks = asking_rows(config, tokens, rows.shape[1] if layer.cross_attention is not None else kept, offset)
+        if matches is not None and layer.lexical_bias is not None:
+            documents = documents._replace(biases=_biases(layer, matches, chunk, documents, asks, offset))
         if layer.cross_attention is None:
-            asks = asking_rows(config, tokens, kept)
             rows = read_jointly(layer.self_attention, rows, kept, query.mask, asks, documents, asking)
         else:
-            asks = asking_rows(config, tokens, rows.shape[1], offset)
             rows = read_documents(layer.cross_attention, rows, asks, documents, asking)
-            if layer.cross_first:
+            if layer.cross_first and layer.self_attention is not None:
                 rows = self_attend(layer.self_attention, rows, kept, query.mask)
         rows = layer.feed_forward(rows)
         if first and query.cls_row is not None:
@@ -244,22 +251,34 @@ def _pool(config: Any, slices: Sequence[Tensor]) -> Tensor:
     return torch.stack([states[:, :width].float().mean(0) for states in slices])
 
 
-def _average_matches(query_ids: Tensor, chunk: Chunk, config: Any) -> tuple[Tensor, Tensor]:
+def _exact_matches(query_ids: Tensor, chunk: Chunk, config: Any) -> Tensor:
+    """As ``layers.exact_matches``: ``(Q, sum of n)``, bool."""
+    special = torch.tensor([config.cls_token_id, config.sep_token_id], device=query_ids.device)
+    return (query_ids.unsqueeze(1) == torch.cat(chunk.input_ids)) & ~torch.isin(query_ids, special).unsqueeze(1)
+
+
+def _average_matches(matches: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
     """As ``layers.average_matches``: ``(c, Q, s)`` and ``(c, Q)``; only the few tokens that match are touched."""
-    device = query_ids.device
+    device, tokens = matches.device, len(matches)
     count, slices = len(chunk.states), chunk.states
-    ids = torch.cat(chunk.input_ids)
     lengths = torch.tensor([len(states) for states in slices], device=device)
     owner = torch.repeat_interleave(torch.arange(count, device=device), lengths)
-    special = torch.tensor([config.cls_token_id, config.sep_token_id], device=device)
-    match = (query_ids.unsqueeze(1) == ids) & ~torch.isin(query_ids, special).unsqueeze(1)  # (Q, sum of n)
-    row, token = match.nonzero(as_tuple=True)
-    target = owner[token] * len(query_ids) + row
-    counts = torch.zeros(count * len(query_ids), device=device).index_add_(
-        0, target, torch.ones(len(target), device=device)
-    )
+    row, token = matches.nonzero(as_tuple=True)
+    target = owner[token] * tokens + row
+    counts = torch.zeros(count * tokens, device=device).index_add_(0, target, torch.ones(len(target), device=device))
     sums = slices[0].new_zeros(len(counts), slices[0].shape[1])
     sums.index_add_(0, target, torch.cat(slices)[token])
     averages = sums / counts.clamp(min=1.0).to(sums.dtype).unsqueeze(1)
-    shape = (count, len(query_ids))
-    return averages.view(*shape, -1), counts.view(shape) > 0
+    return averages.view(count, tokens, -1), counts.view(count, tokens) > 0
+
+
+def _biases(
+    layer: MiceInteractionLayer, matches: Tensor, chunk: Chunk, documents: LayerDocuments, asks: slice, offset: int
+) -> list[Tensor]:
+    """Lexical bias of the rows that ask, ``(R, H, n)`` per document; the rows begin at row ``offset`` of the query's."""
+    asking = matches[asks.start + offset : asks.stop + offset]
+    parts = asking.split([len(ids) for ids in chunk.input_ids], dim=1)
+    return [
+        part[:, None, : len(states)] * layer.lexical_bias[:, None]
+        for part, states in zip(parts, documents.states, strict=True)
+    ]

@@ -6,6 +6,7 @@ letters are those of ``modeling_mice.py``.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,9 @@ def _is_last(attention_mask: Tensor) -> Tensor:
     return attention_mask & (tokens_from_here == 1)
 
 
-def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> Tensor:
+def eager_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float, bias: Tensor | None = None
+) -> Tensor:
     """Attention written out; the yardstick for the fused kernel.
 
     Args:
@@ -78,11 +81,13 @@ def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dro
         value: ``(B, H, S, d)``.
         mask: Broadcasts to ``(B, H, R, S)``, bool, True where a row may read.
         dropout: Probability of dropping a weight.
+        bias: Added to the logits, ``(B, H, R, S)``; None for nothing.
 
     Returns:
         ``(B, H, R, d)``.
     """
     logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])  # (B, H, R, S)
+    logits = logits if bias is None else logits + bias
     weights = logits.masked_fill(~mask, torch.finfo(logits.dtype).min).softmax(-1)
     return F.dropout(weights, dropout) @ value
 
@@ -91,38 +96,52 @@ class MiceAttention(nn.Module):
     """Multi-head attention with BERT's output block: dense, dropout, residual, LayerNorm.
 
     One class serves the query's self-attention (rows and states are the query) and its cross-attention (states are the
-    document's).
+    document's). Heads of keys and values may be fewer than those of queries, which then share them.
     """
 
-    def __init__(self, config: PretrainedConfig) -> None:
+    def __init__(self, config: PretrainedConfig, key_value_heads: int | None = None) -> None:
         super().__init__()
         backbone, width = config.backbone_config, config.interaction_width
         self.config = config
         self.heads = config.interaction_heads
+        self.key_value_heads = key_value_heads or self.heads
+        key_value_width = width // self.heads * self.key_value_heads
         self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
+        self.key = nn.Linear(width, key_value_width)
+        self.value = nn.Linear(width, key_value_width)
         self.output = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=backbone.layer_norm_eps)
         self.dropout = nn.Dropout(backbone.hidden_dropout_prob)
         self.attention_dropout = backbone.attention_probs_dropout_prob
 
-    def forward(self, rows: Tensor, states: Tensor, mask: Tensor, is_blind: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        rows: Tensor,
+        states: Tensor,
+        mask: Tensor,
+        is_blind: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """Let ``rows`` ``(B, R, h)`` read ``states`` ``(B, S, h)`` where ``mask`` ``(B, 1, R or 1, S)`` is True.
 
         ``is_blind`` ``(B, 1, R or 1, 1)`` says which rows read nothing: what attention gives them is exactly zero. (A row
-        whose every logit is masked would softmax to a uniform average, not to nothing.)
+        whose every logit is masked would softmax to a uniform average, not to nothing.) ``bias`` ``(B, H, R, S)`` is added
+        to the logits.
         """
-        split = (self.heads, -1)
-        query = self.query(rows).unflatten(-1, split).transpose(1, 2)  # (B, H, R, h / H)
-        key = self.key(states).unflatten(-1, split).transpose(1, 2)  # (B, H, S, h / H)
+        query = self.query(rows).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, R, h / H)
+        split, shared = (self.key_value_heads, -1), self.heads // self.key_value_heads
+        key = self.key(states).unflatten(-1, split).transpose(1, 2)  # (B, H, S, h / H), or fewer heads
         value = self.value(states).unflatten(-1, split).transpose(1, 2)
+        if shared > 1:
+            key, value = key.repeat_interleave(shared, dim=1), value.repeat_interleave(shared, dim=1)
         dropout = self.attention_dropout if self.training else 0.0
         if is_blind is not None:
             mask = mask | is_blind  # without anything to read, kernels would give NaN
         if self.config._attn_implementation == "eager":
-            context = eager_attention(query, key, value, mask, dropout)
+            context = eager_attention(query, key, value, mask, dropout, bias)
         else:
+            if bias is not None:
+                mask = bias.masked_fill(~mask, -torch.inf)
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         if is_blind is not None:
             context = context.masked_fill(is_blind, 0.0)
@@ -194,21 +213,23 @@ def _linear32(layer: nn.Linear, rows: Tensor) -> Tensor:
     return F.linear(rows.float(), layer.weight.float(), layer.bias.float())
 
 
-def average_matches(
-    queries: EncodedTexts, documents: EncodedTexts, special_ids: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """Mean of the document states whose token id equals the query token's.
+def exact_matches(queries: EncodedTexts, documents: EncodedTexts, special_ids: Sequence[int]) -> Tensor:
+    """Where a query token and a document token have the same id, ``(B, Q, D)``, bool; never at special tokens."""
+    special = torch.tensor(special_ids, device=queries.input_ids.device)
+    matches = queries.input_ids.unsqueeze(2) == documents.input_ids.unsqueeze(1)
+    matches &= documents.attention_mask.unsqueeze(1) & queries.attention_mask.unsqueeze(2)
+    return matches & ~torch.isin(queries.input_ids, special).unsqueeze(2)
+
+
+def average_matches(matches: Tensor, document_states: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of the document states ``(B, D, s)`` whose token id equals the query token's, from ``exact_matches``.
 
     Returns:
-        ``(B, Q, h)``, zero for tokens without a match and for special tokens; and ``(B, Q)``, bool, where a match is.
+        ``(B, Q, s)``, zero for tokens without a match; and ``(B, Q)``, bool, where a match is.
     """
-    special = torch.tensor(special_ids, device=queries.input_ids.device)
-    match = queries.input_ids.unsqueeze(2) == documents.input_ids.unsqueeze(1)  # (B, Q, D)
-    match &= documents.attention_mask.unsqueeze(1) & queries.attention_mask.unsqueeze(2)
-    match &= ~torch.isin(queries.input_ids, special).unsqueeze(2)
-    weights = match.to(documents.states.dtype)
-    averages = (weights / weights.sum(-1, keepdim=True).clamp(min=1.0)) @ documents.states
-    return averages, match.any(-1)
+    weights = matches.to(document_states.dtype)
+    averages = (weights / weights.sum(-1, keepdim=True).clamp(min=1.0)) @ document_states
+    return averages, matches.any(-1)
 
 
 class MiceInteractionLayer(GradientCheckpointingLayer):
@@ -219,10 +240,12 @@ class MiceInteractionLayer(GradientCheckpointingLayer):
         self.is_last = is_last
         self.cross_first = config.interaction_order == "cross_first"
         is_joint = config.interaction_attention == "joint"
-        self.cross_attention = None if is_joint else MiceAttention(config)
-        self.self_attention = MiceAttention(config)
+        # Any: which of these there are follows from the config.
+        self.cross_attention: Any = None if is_joint else MiceAttention(config, config.key_value_heads)
+        self.self_attention: Any = MiceAttention(config) if config.query_self_attention else None
         self.feed_forward = MiceFeedForward(config)
         self.exact_match = MiceExactMatch(config) if config.exact_match else None
+        self.lexical_bias: Any = nn.Parameter(torch.zeros(config.interaction_heads)) if config.lexical_bias else None
 
     def forward(
         self,
@@ -230,7 +253,8 @@ class MiceInteractionLayer(GradientCheckpointingLayer):
         document_states: Tensor,
         query_mask: Tensor,
         document_mask: Tensor,
-        matched_states: Tensor | None,
+        matched_states: Tensor | None = None,
+        matches: Tensor | None = None,
     ) -> Tensor:
         """One layer.
 
@@ -240,6 +264,7 @@ class MiceInteractionLayer(GradientCheckpointingLayer):
             query_mask: ``(B, 1, Q, Q)``, bool.
             document_mask: ``(B, 1, Q or 1, D)``, bool.
             matched_states: ``(B, Q, h)`` from ``average_matches``, or None without exact-match heads.
+            matches: ``(B, Q, D)`` from ``exact_matches``, or None without lexical bias.
 
         Returns:
             ``(B, Q, h)``; ``(B, 1, h)`` in the last layer, of which only [CLS] is read.
@@ -250,26 +275,42 @@ class MiceInteractionLayer(GradientCheckpointingLayer):
             rows = self._add_matches(rows, matched_states)
             states = torch.cat([rows, document_states], dim=1)  # (B, Q + D, h)
             mask = torch.cat([query_mask, document_mask[:, :, :kept].expand(-1, -1, kept, -1)], dim=-1)
-            rows = self.self_attention(rows[:, :kept], states, mask)
-        elif self.cross_first:
-            rows = self._add_matches(rows, matched_states)
-            rows = _read_document(self.cross_attention, rows, document_states, document_mask)
+            bias = self._bias(matches, kept)
+            if bias is not None:
+                bias = F.pad(bias, (rows.shape[1], 0))  # the query's own tokens have none
+            return self.feed_forward(self.self_attention(rows[:, :kept], states, mask, bias=bias))
+        if self.self_attention is None:
+            return self.feed_forward(
+                self._read_document(rows[:, :kept], document_states, document_mask, matched_states, matches)
+            )
+        if self.cross_first:
+            rows = self._read_document(rows, document_states, document_mask, matched_states, matches)
             rows = self.self_attention(rows[:, :kept], rows, query_mask)
         else:
             rows = self.self_attention(rows[:, :kept], rows, query_mask)
-            rows = self._add_matches(rows, matched_states)
-            rows = _read_document(self.cross_attention, rows, document_states, document_mask[:, :, :kept])
+            rows = self._read_document(rows, document_states, document_mask, matched_states, matches)
         return self.feed_forward(rows)
+
+    def _read_document(
+        self, rows: Tensor, states: Tensor, mask: Tensor, matched_states: Tensor | None, matches: Tensor | None
+    ) -> Tensor:
+        """Cross-attention of the first rows of the query, ``(B, R, h)``."""
+        asked = rows.shape[1]
+        rows, mask = self._add_matches(rows, matched_states), mask[:, :, :asked]
+        is_blind = ~mask.any(-1, keepdim=True)
+        return self.cross_attention(rows, states, mask, is_blind, self._bias(matches, asked))
 
     def _add_matches(self, rows: Tensor, matched_states: Tensor | None) -> Tensor:
         if self.exact_match is None or matched_states is None:
             return rows
         return rows + self.exact_match(matched_states[:, : rows.shape[1]])
 
+    def _bias(self, matches: Tensor | None, asked: int) -> Tensor | None:
+        """What is added to the logits of the first rows, ``(B, H, R, D)``."""
+        if self.lexical_bias is None or matches is None:
+            return None
+        return self.lexical_bias[:, None, None] * matches[:, None, :asked]
+
     def contextualize(self, states: Tensor, mask: Tensor) -> Tensor:
         """Take documents ``(B, D, h)`` through the layer alone, ``mask`` ``(B, 1, D, D)``: what the next layer reads."""
         return self.feed_forward(self.self_attention(states, states, mask))
-
-
-def _read_document(attention: MiceAttention, rows: Tensor, states: Tensor, mask: Tensor) -> Tensor:
-    return attention(rows, states, mask, is_blind=~mask.any(-1, keepdim=True))

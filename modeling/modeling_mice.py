@@ -31,13 +31,14 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .backbones import BertBackbone, backbone_of
-from .config_checks import check_config
+from .config_checks import check_config, describe
 from .interaction import CHUNK_DOCUMENTS, score_documents
 from .layers import (
     MiceInteractionLayer,
     MiceMatchResidual,
     average_matches,
     document_attention_mask,
+    exact_matches,
     text_attention_mask,
 )
 from .states import DocumentStates, EncodedTexts
@@ -49,6 +50,8 @@ class MiceConfig(PretrainedConfig):
     Args:
         backbone_config: Configuration of the backbone, or its dictionary with ``model_type``. ``num_hidden_layers``
             in it is the number of contextualisation layers. Defaults to BERT's.
+        document_contextualization_layers: Gives documents contextualisation layers of their own, this many; the
+            backbone's are the query's then (MORES: 10 and 12). None: both sides pass the same ones.
         interaction_layers: Interaction layers on top of the contextualisation layers. At least 1; at least 2 where
             [CLS] may not read the document (information then needs one layer to reach the query's tokens and one
             more to reach [CLS]).
@@ -64,6 +67,11 @@ class MiceConfig(PretrainedConfig):
             it; the paper) or ``"per_layer"`` (the document goes on, alone, through self-attention and feed-forward of
             the interaction layers, and each of them reads it as a backbone layer in its place would). The second
             keeps ``k`` states of a token side by side.
+        interaction_key_value_heads: Heads of keys and values in the cross-attention, each shared by as many heads of
+            queries: 1 is multi-query attention, whose stored keys and values are smaller than the states. None: no
+            sharing.
+        query_self_attention: Whether the query's tokens read each other in the interaction layers. The paper: yes.
+        global_cls: Whether a learned vector takes [CLS]'s place before the interaction layers.
         query_attends_cls: Whether the query's other tokens may read [CLS] in the interaction layers. The paper: no.
         cls_attends_document: Whether [CLS] reads the document itself. The paper's first version: no.
         query_attends_document_sep: Whether the query reads the document's [SEP].
@@ -78,6 +86,8 @@ class MiceConfig(PretrainedConfig):
             from an embedding model starts as that embedding model. Off is the paper.
         pooling: How the pooled residual pools contextualised states: ``"mean"`` over all tokens, or ``"cls"``.
         exact_match: An exact-match head ("Lex") in every interaction layer.
+        lexical_bias: A learned scalar per head and interaction layer, added to the logit with which a query token reads a
+            document token of the same id; special tokens excluded.
         match_residual: Adds a learned weight of every exactly matched query token to the score. Off is the paper.
         query_max_length: Longest query, in tokens, [CLS] and [SEP] included. Longer ones are cut.
         document_max_length: Longest document, in tokens, [CLS] and [SEP] included. Longer ones are cut.
@@ -97,11 +107,15 @@ class MiceConfig(PretrainedConfig):
     def __init__(
         self,
         backbone_config: PretrainedConfig | dict[str, Any] | None = None,
+        document_contextualization_layers: int | None = None,
         interaction_layers: int = 3,
         interaction_hidden_size: int | None = None,
         interaction_order: str = "cross_first",
         interaction_attention: str = "split",
         document_states: str = "frozen",
+        interaction_key_value_heads: int | None = None,
+        query_self_attention: bool = True,
+        global_cls: bool = False,
         query_attends_cls: bool = False,
         cls_attends_document: bool = True,
         query_attends_document_sep: bool = True,
@@ -113,6 +127,7 @@ class MiceConfig(PretrainedConfig):
         pooled_residual: bool = False,
         pooling: str = "mean",
         exact_match: bool = False,
+        lexical_bias: bool = False,
         match_residual: bool = False,
         query_max_length: int = 64,
         document_max_length: int = 512,
@@ -129,11 +144,15 @@ class MiceConfig(PretrainedConfig):
             backbone_config = AutoConfig.for_model(**backbone_config)
         backbone: Any = backbone_config  # each type of backbone names its own fields
         self.backbone_config = backbone
+        self.document_contextualization_layers = document_contextualization_layers
         self.interaction_layers = interaction_layers
         self.interaction_hidden_size = interaction_hidden_size
         self.interaction_order = interaction_order
         self.interaction_attention = interaction_attention
         self.document_states = document_states
+        self.interaction_key_value_heads = interaction_key_value_heads
+        self.query_self_attention = query_self_attention
+        self.global_cls = global_cls
         self.query_attends_cls = query_attends_cls
         self.cls_attends_document = cls_attends_document
         self.query_attends_document_sep = query_attends_document_sep
@@ -145,6 +164,7 @@ class MiceConfig(PretrainedConfig):
         self.pooled_residual = pooled_residual
         self.pooling = pooling
         self.exact_match = exact_match
+        self.lexical_bias = lexical_bias
         self.match_residual = match_residual
         self.query_max_length = query_max_length
         self.document_max_length = document_max_length
@@ -166,8 +186,13 @@ class MiceConfig(PretrainedConfig):
 
     @property
     def contextualization_layers(self) -> int:
-        """Layers that read query and document apart."""
+        """Layers that read the query, and the document if it has none of its own, apart."""
         return self.backbone_config.num_hidden_layers
+
+    @property
+    def name(self) -> str:
+        """What the model is, from the config alone: ``mice-l4+3``, ``mice-l4-d6+3-self-lex``; see ``describe``."""
+        return describe(self)
 
     @property
     def state_width(self) -> int:
@@ -188,6 +213,12 @@ class MiceConfig(PretrainedConfig):
     def interaction_heads(self) -> int:
         """Attention heads of an interaction layer; each is as wide as the backbone's."""
         return self.backbone_config.num_attention_heads * self.interaction_width // self.hidden_size
+
+    @property
+    def key_value_heads(self) -> int:
+        """Heads of keys and values in the attention that reads documents."""
+        heads = self.interaction_key_value_heads
+        return self.interaction_heads if heads is None else heads
 
     @property
     def hidden_size(self) -> int:
@@ -231,6 +262,11 @@ class MiceForSequenceClassification(MicePreTrainedModel):
     def __init__(self, config: MiceConfig) -> None:
         super().__init__(config)
         self.backbone = config.backbone.build(config.backbone_config, config._attn_implementation)
+        own = config.document_contextualization_layers
+        self.document_backbone: Any = None
+        if own is not None:
+            kept = config.backbone.keep_layers(config.backbone_config, own)
+            self.document_backbone = config.backbone.build(kept, config._attn_implementation)
         # Free of bias, so that the mean of narrow states is the narrow mean: the pooled residual stays a cosine of means.
         narrow = config.interaction_hidden_size is not None
         self.query_projection = nn.Linear(config.hidden_size, config.interaction_width, bias=False) if narrow else None
@@ -247,19 +283,24 @@ class MiceForSequenceClassification(MicePreTrainedModel):
             # Cosines lie in [-1, 1]: 20 is the usual scale of embedding models' own losses.
             self.pooled_residual_log_scale = nn.Parameter(torch.full((1,), math.log(20.0)))
         self.match_residual = MiceMatchResidual(config) if config.match_residual else None
+        if config.global_cls:
+            # Of a LayerNorm's size at its start, as the other rows are.
+            self.global_cls = nn.Parameter(torch.randn(config.interaction_width))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The token embeddings, shared by queries and documents."""
+        """The token embeddings of queries; documents share them, unless they have layers of their own."""
         return self.backbone.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embeddings."""
+        """Replace the token embeddings of queries."""
         self.backbone.set_input_embeddings(value)
 
     def document_modules(self) -> dict[str, nn.Module]:
         """What documents pass through on the way to their states, by name; queries may pass through it as well."""
         modules: dict[str, nn.Module] = {"backbone": self.backbone}
+        if self.document_backbone is not None:
+            modules = {"document_backbone": self.document_backbone}
         if self.document_projection is not None:
             modules["document_projection"] = self.document_projection
         if self.config.document_states == "per_layer":
@@ -320,7 +361,8 @@ class MiceForSequenceClassification(MicePreTrainedModel):
             arguments["attention_mask"] = mask
         if side == "document" and self.config.document_token_type:
             arguments["token_type_ids"] = torch.full_like(input_ids, self.config.document_token_type)
-        states = self.backbone(**arguments).last_hidden_state
+        is_apart = side == "document" and self.document_backbone is not None
+        states = (self.document_backbone if is_apart else self.backbone)(**arguments).last_hidden_state
         if projection is not None:
             states = projection(states)
         return EncodedTexts(states, attention_mask.bool(), input_ids)
@@ -351,14 +393,15 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         document_mask = document_attention_mask(
             queries.attention_mask, documents.attention_mask, config
         )  # (B, 1, Q or 1, D)
-        matched_states, is_matched = None, None
-        if self.config.exact_match or self.config.match_residual:
-            special_ids = (self.config.cls_token_id, self.config.sep_token_id)
-            matched_states, is_matched = average_matches(queries, documents, special_ids)
-        rows = queries.states
+        matches, matched_states, is_matched = None, None, None
+        if config.exact_match or config.match_residual or config.lexical_bias:
+            matches = exact_matches(queries, documents, (config.cls_token_id, config.sep_token_id))  # (B, Q, D)
+        if matches is not None and (config.exact_match or config.match_residual):
+            matched_states, is_matched = average_matches(matches, documents.states)
+        rows = self.replace_cls(queries.states)
         for index, layer in enumerate(self.interaction):
             states, matched = (self.layer_states(part, index) for part in (documents.states, matched_states))
-            rows = layer(rows, states, query_mask, document_mask, matched)
+            rows = layer(rows, states, query_mask, document_mask, matched, matches)
         logits = self.head(rows[:, 0])
         if self.config.pooled_residual:
             logits = logits + self.residual(self.pool(queries), self.pool(documents))
@@ -370,6 +413,13 @@ class MiceForSequenceClassification(MicePreTrainedModel):
     def score_documents(self, query: EncodedTexts, documents: Any, chunk_documents: int = CHUNK_DOCUMENTS) -> Tensor:
         """``score`` for one query and many documents, many times faster; see ``interaction.score_documents``."""
         return score_documents(self, query, documents, chunk_documents)
+
+    def replace_cls(self, rows: Tensor) -> Tensor:
+        """Contextualised queries ``(..., Q, h)`` as the interaction layers find them: [CLS] is learned with ``global_cls``."""
+        if not self.config.global_cls:
+            return rows
+        cls_row = self.global_cls.to(rows.dtype).expand(*rows.shape[:-2], 1, -1)
+        return torch.cat([cls_row, rows[..., 1:, :]], dim=-2)
 
     def layer_states(self, states: Tensor | None, index: int) -> Tensor | None:
         """What interaction layer ``index`` reads of ``states`` ``(..., s)``: a view, ``(..., h)``."""
