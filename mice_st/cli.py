@@ -10,9 +10,9 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, fields
 from statistics import mean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from transformers import HfArgumentParser
 from transformers.utils import logging
@@ -44,8 +44,8 @@ class Command:
 COMMANDS = {
     "convert": Command(
         "turn a cross-encoder, an encoder or an embedding model into MICE",
-        "mice_st.cli:ConvertOptions",
-        "mice_st.cli:run_convert",
+        "mice_st.convert_command:ConvertOptions",
+        "mice_st.convert_command:run_convert",
     ),
     "train": Command(
         "train MICE, or a plain cross-encoder, on a JSON Lines file or a BEIR folder",
@@ -113,67 +113,6 @@ COMMANDS = {
         "mice_st.demo:run_demo",
     ),
 }
-
-
-@dataclass
-class ConvertOptions:
-    """Turn a cross-encoder, an encoder or an embedding model into MICE."""
-
-    source: str = field(metadata={"help": "Folder or Hub id of the checkpoint to convert."})
-    output: str = field(metadata={"help": "Folder to write the converted model to."})
-    contextualization_layers: int | None = field(
-        default=None, metadata={"help": "Lower layers to keep; by default all of them, for an embedding model."}
-    )
-    interaction_layers: int | None = field(
-        default=None, metadata={"help": "Layers above them; by default 2 for an embedding model, 3 otherwise."}
-    )
-    interaction_hidden_size: int | None = field(
-        default=None,
-        metadata={"help": "Narrower interaction layers and document states (default: the backbone's width)."},
-    )
-    seed_layers: list[int] | None = field(
-        default=None, metadata={"help": "Backbone layer (from 0) that each interaction layer starts as a copy of."}
-    )
-    seed: int = field(default=0, metadata={"help": "Of the generator that draws fresh tensors."})
-    interaction_order: Literal["cross_first", "self_first"] | None = field(
-        default=None, metadata={"help": "Order of the attentions in an interaction layer (default: cross_first)."}
-    )
-    query_attends_cls: bool | None = field(
-        default=None, metadata={"help": "Whether the query's other tokens read [CLS] (default: false)."}
-    )
-    cls_attends_document: bool | None = field(
-        default=None, metadata={"help": "Whether [CLS] reads the document itself (default: true)."}
-    )
-    pooled_residual: bool | None = field(
-        default=None,
-        metadata={"help": "Add the scaled cosine of pooled states to the score (default: for an embedding model)."},
-    )
-    match_residual: bool | None = field(
-        default=None, metadata={"help": "Add learned weights of exactly matched tokens to the score (default: false)."}
-    )
-    pooling: Literal["mean", "cls"] | None = field(
-        default=None, metadata={"help": "How the pooled residual pools (default: as the embedding model does)."}
-    )
-    exact_match: bool | None = field(
-        default=None, metadata={"help": "Exact-match heads in the interaction layers (default: false)."}
-    )
-    query_max_length: int | None = field(default=None, metadata={"help": "Longest query, in tokens (default: 64)."})
-    document_max_length: int | None = field(
-        default=None, metadata={"help": "Longest document, in tokens (default: the embedding model's own, or 512)."}
-    )
-
-
-def run_convert(options: ConvertOptions) -> None:
-    """Convert, save, and print what became of the tensors."""
-    from mice_st.convert import convert
-
-    arguments = {name: value for name, value in asdict(options).items() if value is not None}
-    output = arguments.pop("output")
-    model, report = convert(arguments.pop("source"), **arguments)
-    model.save(output)
-    print(f"{output}: {report}")
-    for name in report.fresh:
-        print(f"fresh: {name}")
 
 
 def run_train(recipe: TrainingRecipe) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ MASK3_FRAME: dict[str, Any] = {
     "document_cls": False,
     "document_token_type": 1,
 }
+
+SHARED = tuple(f".cross_attention.{part}.{kind}" for part in ("key", "value") for kind in ("weight", "bias"))
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,9 @@ class _Source:
 def convert(
     source: str | Path,
     contextualization_layers: int | None = None,
-    interaction_layers: int | None = None,
+    interaction_layers: int | Sequence[int] | None = None,
     *,
-    seed_layers: Sequence[int] | None = None,
+    seeded: bool = True,
     seed: int = 0,
     **config_fields: Any,
 ) -> tuple[MiceCrossEncoder, ConversionReport]:
@@ -102,9 +104,10 @@ def convert(
     Args:
         source: Folder or Hub id.
         contextualization_layers: Lower layers to keep; all of them by default for an embedding model.
-        interaction_layers: Layers above them; 2 by default for an embedding model, 3 otherwise.
-        seed_layers: Backbone layer that each interaction layer copies. By default those that follow the
-            contextualisation layers, or an embedding model's last ones where none are left.
+        interaction_layers: Layers above them: how many, or which of the backbone's, from 0. A number takes those that
+            follow the contextualisation layers, or an embedding model's last ones where none are left. None takes all
+            that follow, or an embedding model's last two.
+        seeded: Whether interaction layers start as copies of these; False draws them at random.
         seed: Of the generator that draws fresh tensors.
         **config_fields: Any other field of ``MiceConfig``.
 
@@ -120,7 +123,7 @@ def convert(
     if unknown := sorted(set(config_fields) - known):
         raise ValueError(f"MiceConfig has no field {unknown}; known are {sorted(known)}.")
     read = _read_source(str(source))
-    config, seeds = _plan(read, contextualization_layers, interaction_layers, seed_layers, config_fields)
+    config, seeds = _plan(read, contextualization_layers, interaction_layers, config_fields)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MiceForSequenceClassification(config)
@@ -130,7 +133,7 @@ def convert(
             model.query_projection.weight.data.copy_(model.document_projection.weight.data)
     if config.pooled_residual:
         torch.nn.init.zeros_(model.classifier.weight)  # the score starts as the embedding model's own
-    report = _place(model, read, seeds)
+    report = _place(model, read, seeds if seeded else [])
     logger.info(f"Converted {source}: {report}")
     with tempfile.TemporaryDirectory() as folder:
         write_hub_folder(model, read.tokenizer, Path(folder))
@@ -181,7 +184,7 @@ def _read_pooling(source: str, read: _Source) -> None:
 
 
 def _plan(
-    read: _Source, below: int | None, above: int | None, seeds: Sequence[int] | None, fields: dict[str, Any]
+    read: _Source, below: int | None, above: int | Sequence[int] | None, fields: dict[str, Any]
 ) -> tuple[MiceConfig, list[int]]:
     """The config of the result, and the backbone layer that seeds each interaction layer."""
     depth = read.config.num_hidden_layers
@@ -189,18 +192,24 @@ def _plan(
         if read.pooling is None:
             raise ValueError("contextualization_layers: must be given for a source that is not an embedding model.")
         below = depth
-    above = above if above is not None else (2 if read.pooling else 3)
-    if not 1 <= below <= depth:
+    for name, layers in (
+        ("contextualization_layers", below),
+        ("document_contextualization_layers", fields.get("document_contextualization_layers")),
+    ):
+        if layers is not None and not 1 <= layers <= depth:
+            raise ValueError(f"{name}: must lie between 1 and the backbone's {depth} layers, got {layers}.")
+    is_full = below == depth and read.pooling is not None
+    if isinstance(above, Sequence):
+        seeds = list(above)
+    elif above is None:
+        seeds = list(range(max(depth - 2, 0) if is_full else below, depth))
+    else:
+        first = depth - above if is_full else below
+        seeds = list(range(first, first + above))
+    if not all(0 <= layer < depth for layer in seeds):
         raise ValueError(
-            f"contextualization_layers: must lie between 1 and the backbone's {depth} layers, got {below}."
-        )
-    if seeds is None:
-        first = depth - above if below == depth and read.pooling else below
-        seeds = range(first, first + above)
-    if len(seeds) != above or not all(0 <= layer < depth for layer in seeds):
-        raise ValueError(
-            f"interaction_layers: {above} layers from {list(seeds)} do not fit a backbone of {depth} layers, "
-            f"{below} of which contextualise; ask for fewer, or name seed_layers."
+            f"interaction_layers: {len(seeds)} layers from {seeds} do not fit a backbone of {depth} layers, "
+            f"{below} of which contextualise; ask for fewer, or name them."
         )
     backbone = read.kind.keep_layers(read.config, below)
     positions = read.kind.positions(backbone)
@@ -214,18 +223,14 @@ def _plan(
         "sep_token_id": read.tokenizer.sep_token_id,
         "pair_separators": count_pair_separators(read.tokenizer),
     }
-    return MiceConfig(backbone_config=backbone, interaction_layers=above, **defaults | fields), list(seeds)
+    return MiceConfig(backbone_config=backbone, interaction_layers=len(seeds), **defaults | fields), seeds
 
 
 def _place(model: MiceForSequenceClassification, read: _Source, seeds: list[int]) -> ConversionReport:
     """Copy the source's tensors into the model and account for every one of both."""
     target, tensors = model.state_dict(), read.backbone | read.classifier
-    layers, below = read.kind.layers, model.config.contextualization_layers
-    wanted: dict[str, tuple[str, Origin]] = {}  # tensor of the result -> tensor of the source, and the part of it
-    for key in read.backbone:
-        layer = int(key.removeprefix(layers).split(".")[0]) if key.startswith(layers) else -1
-        if layer < below and not key.startswith("pooler."):
-            wanted[f"backbone.{key}"] = key, Origin("")
+    # Tensor of the result -> tensor of the source, and the part of it.
+    wanted = {name: (key, Origin("")) for name, key in _contextualization(read, model.config)}
     is_narrow = model.config.interaction_hidden_size is not None  # then nothing of the backbone's width fits on top
     for name, origin in ({} if is_narrow else _origins(read, seeds, model.config)).items():
         for kind in ("weight", "bias"):
@@ -236,7 +241,11 @@ def _place(model: MiceForSequenceClassification, read: _Source, seeds: list[int]
         raise ValueError(f"The source lacks {missing}.")
     if astray := sorted(set(wanted) - set(target)):
         raise ValueError(f"MICE has no place for {[wanted[key][0] for key in astray]} of the source.")
-    droppable = [layers, "pooler.", *(origin for name, origin in read.head.items() if name.startswith("pooler"))]
+    droppable = [
+        read.kind.layers,
+        "pooler.",
+        *(origin for name, origin in read.head.items() if name.startswith("pooler")),
+    ]
     droppable += read.classifier if is_narrow else []
     dropped = sorted(set(tensors) - used)
     unknown = [key for key in dropped if not key.startswith(tuple(droppable))]
@@ -244,13 +253,38 @@ def _place(model: MiceForSequenceClassification, read: _Source, seeds: list[int]
     if unknown:
         raise ValueError(f"Left over of the source: {unknown}.")
     fresh = [key for key in target if key not in wanted]
-    known = ["classifier.", "pooled_residual_log_scale", "match_residual."]
+    known = ["classifier.", "pooled_residual_log_scale", "match_residual.", "global_cls"]
     if is_narrow:
-        known += ["interaction.", "pooler.", "query_projection.", "document_projection."]
-    if lost := [key for key in fresh if not key.startswith(tuple(known)) and ".exact_match." not in key]:
+        known += ["pooler.", "query_projection.", "document_projection."]
+    if is_narrow or not seeds:
+        known += ["interaction."]
+    new = (".exact_match.", ".lexical_bias")
+    if lost := [key for key in fresh if not key.startswith(tuple(known)) and not any(part in key for part in new)]:
         raise ValueError(f"The source has nothing for {lost}.")
-    model.load_state_dict({key: part.of(tensors[name]) for key, (name, part) in wanted.items()}, strict=False)
+    copies = {key: _share_heads(part.of(tensors[name]), key, model.config) for key, (name, part) in wanted.items()}
+    model.load_state_dict(copies, strict=False)
     return ConversionReport({key: name for key, (name, _) in wanted.items()}, fresh, dropped + read.unread)
+
+
+def _contextualization(read: _Source, config: MiceConfig) -> Iterator[tuple[str, str]]:
+    """Each tensor of the contextualisation layers, and the tensor of the source that it is a copy of."""
+    prefix, own = read.kind.layers, config.document_contextualization_layers
+    for key in read.backbone:
+        layer = int(key.removeprefix(prefix).split(".")[0]) if key.startswith(prefix) else -1
+        if key.startswith("pooler."):
+            continue
+        if layer < config.contextualization_layers:
+            yield f"backbone.{key}", key
+        if own is not None and layer < own:
+            yield f"document_backbone.{key}", key
+
+
+def _share_heads(tensor: Tensor, name: str, config: MiceConfig) -> Tensor:
+    """Keys and values of the cross-attention, ``(h, ...)``: where heads of queries share a head, the mean of their own."""
+    if config.key_value_heads == config.interaction_heads or not name.endswith(SHARED):
+        return tensor
+    groups = tensor.unflatten(0, (config.key_value_heads, config.interaction_heads // config.key_value_heads, -1))
+    return groups.mean(1).flatten(0, 1)
 
 
 def _origins(read: _Source, seeds: list[int], config: MiceConfig) -> dict[str, Origin]:
@@ -259,10 +293,12 @@ def _origins(read: _Source, seeds: list[int], config: MiceConfig) -> dict[str, O
     for place, layer in enumerate(seeds):
         for name, origin in read.kind.layer_tensors.items():
             origin = origin._replace(module=f"{read.kind.layers}{layer}.{origin.module}")
-            origins[f"interaction.{place}.{name}"] = origin
+            block, _, part = name.partition(".")
+            if block != "self_attention" or config.query_self_attention:
+                origins[f"interaction.{place}.{name}"] = origin
             # One attention over query and document has the weights of the self-attention, and no others.
-            if name.startswith("self_attention.") and config.interaction_attention == "split":
-                origins[f"interaction.{place}.cross_attention.{name.removeprefix('self_attention.')}"] = origin
+            if block == "self_attention" and config.interaction_attention == "split":
+                origins[f"interaction.{place}.cross_attention.{part}"] = origin
     head = {
         name: Origin(module) for name, module in read.head.items() if config.pooler or not name.startswith("pooler")
     }

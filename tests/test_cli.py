@@ -1,11 +1,16 @@
 """The command line: what it prints, what it returns, and that an error is one line."""
 
+import dataclasses
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mice_st import MiceCrossEncoder, cli
+from mice_st.convert_command import ConvertOptions, read_layers
+from mice_st.modeling.modeling_mice import MiceConfig
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +45,25 @@ def test_convert_writes_a_folder_that_loads(
     config = MiceCrossEncoder(str(output), device="cpu").mice.config
     assert (config.interaction_layers, config.exact_match, config.query_max_length) == (1, True, 20)
     assert config.pooled_residual, "a flag that is not given leaves convert's own default"
+
+
+def test_convert_has_a_flag_for_every_choice() -> None:
+    given = {"num_labels", "backbone_config", "cls_token_id", "sep_token_id", "pair_separators", "kwargs"}
+    fields = set(inspect.signature(MiceConfig).parameters) - given
+    assert fields <= {option.name for option in dataclasses.fields(ConvertOptions)}
+
+
+@pytest.mark.parametrize(("text", "layers"), [("3", 3), ("4,5,11", [4, 5, 11]), ("2,", [2])])
+def test_layers_are_a_number_or_named(text: str, layers: Any) -> None:
+    assert read_layers(text) == layers
+
+
+def test_layers_that_are_neither_are_refused(
+    cross_encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--source", str(cross_encoder_folder), "--output", str(tmp_path), "--contextualization_layers", "2"]
+    assert cli.main(["convert", *arguments, "--interaction_layers", "all"]) == 2
+    assert "interaction_layers: expected a number" in capsys.readouterr().err
 
 
 def test_train_writes_a_folder_and_prints_figures(

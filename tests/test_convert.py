@@ -131,10 +131,59 @@ def test_lower_layers_of_an_embedding_model_are_followed_by_the_next(embedding_f
     check_placed(model, report, embedding_folder, names)
 
 
-def test_seed_layers_choose_what_interaction_copies(cross_encoder_folder: Path) -> None:
-    model, report = convert(cross_encoder_folder, 4, 3, seed_layers=[3, 0, 3])
+def test_a_list_of_layers_chooses_what_interaction_copies(cross_encoder_folder: Path) -> None:
+    model, report = convert(cross_encoder_folder, 4, [3, 0, 3])
+    assert model.mice.config.interaction_layers == 3
     names = expected_names(4, [3, 0, 3], source_tensors(cross_encoder_folder)) | POOLER | CLASSIFIER
     check_placed(model, report, cross_encoder_folder, names)
+
+
+def test_all_layers_that_remain_interact_by_default(cross_encoder_folder: Path, embedding_folder: Path) -> None:
+    model, report = convert(cross_encoder_folder, 1)
+    names = expected_names(1, [1, 2, 3], source_tensors(cross_encoder_folder)) | POOLER | CLASSIFIER
+    check_placed(model, report, cross_encoder_folder, names)
+    assert convert(embedding_folder, 3)[0].mice.config.name == "mice-l3+1-pooled"
+
+
+def test_documents_may_have_layers_of_their_own(cross_encoder_folder: Path) -> None:
+    model, report = convert(cross_encoder_folder, 1, [1, 2], document_contextualization_layers=3)
+    source = source_tensors(cross_encoder_folder)
+    names = expected_names(1, [1, 2], source) | POOLER | CLASSIFIER
+    apart = expected_names(3, [], source)
+    names |= {name.replace("backbone.", "document_backbone."): origin for name, origin in apart.items()}
+    check_placed(model, report, cross_encoder_folder, names)
+    assert model.mice.config.name == "mice-l1-d3+2"
+    assert report.fresh == []
+
+
+def test_interaction_layers_may_start_at_random(cross_encoder_folder: Path) -> None:
+    model, report = convert(cross_encoder_folder, 2, 2, seeded=False)
+    names = expected_names(2, [], source_tensors(cross_encoder_folder)) | POOLER | CLASSIFIER
+    check_placed(model, report, cross_encoder_folder, names)
+    assert report.fresh == [name for name in model.mice.state_dict() if name.startswith("interaction.")]
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_shared_heads_start_as_the_mean_of_those_that_share_them(cross_encoder_folder: Path, heads: int) -> None:
+    model, _ = convert(cross_encoder_folder, 3, 1, interaction_key_value_heads=heads)
+    source, placed = source_tensors(cross_encoder_folder), model.mice.state_dict()
+    for part in ("key", "value"):
+        for kind in ("weight", "bias"):
+            tensor = source[f"encoder.layer.3.attention.self.{part}.{kind}"]
+            rows = [tensor[head * 8 : (head + 1) * 8] for head in range(4)]  # four heads of a width of 8
+            group = 4 // heads
+            means = [sum(rows[start : start + group]) / group for start in range(0, 4, group)]
+            shared = placed[f"interaction.0.cross_attention.{part}.{kind}"]
+            torch.testing.assert_close(shared, torch.cat(means))  # type: ignore[arg-type]
+            assert torch.equal(placed[f"interaction.0.self_attention.{part}.{kind}"], tensor)
+
+
+def test_what_further_options_add_is_fresh(cross_encoder_folder: Path) -> None:
+    model, report = convert(cross_encoder_folder, 3, 1, global_cls=True, lexical_bias=True, query_self_attention=False)
+    assert report.fresh == ["global_cls", "interaction.0.lexical_bias"]
+    assert not model.mice.state_dict()["interaction.0.lexical_bias"].any()
+    assert model.mice.global_cls.std() > 0.5
+    assert np.isfinite(model.predict(PAIRS)).all()
 
 
 def test_cross_attention_starts_as_a_copy_that_is_not_tied(cross_encoder_folder: Path) -> None:
@@ -274,7 +323,7 @@ def edit(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-LAYERS: list[tuple[tuple[int | None, int], dict[str, Any], str]] = [
+LAYERS: list[tuple[tuple[int | None, Any], dict[str, Any], str]] = [
     ((None, 2), {}, "contextualization_layers: must be given"),
     ((0, 2), {}, "contextualization_layers: .* 4 layers, got 0"),
     ((5, 1), {}, "contextualization_layers: .* 4 layers, got 5"),
@@ -282,14 +331,16 @@ LAYERS: list[tuple[tuple[int | None, int], dict[str, Any], str]] = [
     ((4, 1), {}, r"interaction_layers: 1 layers from \[4\] do not fit"),
     ((2, 0), {}, "interaction_layers: at least 1"),
     ((2, 1), {"cls_attends_document": False}, "interaction_layers: at least 2"),
-    ((2, 2), {"seed_layers": [3]}, r"interaction_layers: 2 layers from \[3\] do not fit"),
-    ((2, 1), {"seed_layers": [-1]}, r"interaction_layers: 1 layers from \[-1\] do not fit"),
+    ((2, [2, 4]), {}, r"interaction_layers: 2 layers from \[2, 4\] do not fit"),
+    ((2, [-1]), {}, r"interaction_layers: 1 layers from \[-1\] do not fit"),
+    ((4, None), {}, "interaction_layers: at least 1 .* got 0"),
+    ((2, 1), {"document_contextualization_layers": 5}, "document_contextualization_layers: .* 4 layers, got 5"),
 ]
 
 
 @pytest.mark.parametrize(("layers", "fields", "message"), LAYERS)
 def test_layers_that_the_backbone_has_not_are_refused(
-    cross_encoder_folder: Path, layers: tuple[int | None, int], fields: dict[str, Any], message: str
+    cross_encoder_folder: Path, layers: tuple[int | None, Any], fields: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         convert(cross_encoder_folder, *layers, **fields)

@@ -26,7 +26,7 @@ LAYERS: list[tuple[str, str]] = [
     ("hub", "below"),
     ("training benchmark", "below"),
     ("laboratory", "below"),
-    ("rank_command store_commands", "below"),
+    ("convert_command rank_command store_commands", "below"),
     ("demo cli", "below demo cli __init__"),
 ]
 

@@ -52,7 +52,7 @@ def fingerprint_of(model: Any, codec: str, prompt: str = "") -> Fingerprint:
     return Fingerprint(
         weights_sha256=_weights_hash(module.model),
         tokenizer_sha256=_tokenizer_hash(module.tokenizer),
-        layer=config.contextualization_layers,
+        layer=config.document_contextualization_layers or config.contextualization_layers,
         max_length=config.document_max_length,
         prompt=prompt,
         dtype=str(module.model.dtype).removeprefix("torch."),

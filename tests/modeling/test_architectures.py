@@ -21,7 +21,7 @@ BACKBONE = {
     "intermediate_size": 48,
     "max_position_embeddings": 64,
 }
-SIZES = {"query_max_length": 16, "document_max_length": 32, "cls_token_id": CLS, "sep_token_id": SEP}
+SIZES: dict[str, Any] = {"query_max_length": 16, "document_max_length": 32, "cls_token_id": CLS, "sep_token_id": SEP}
 OPTIONS: dict[str, list[Any]] = {
     "document_contextualization_layers": [None, None, 1, 2],
     "interaction_layers": [1, 2, 3],

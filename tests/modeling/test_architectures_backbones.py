@@ -65,7 +65,7 @@ def texts(name: str, side: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("below", [1, BELOW, LAYERS])
 def test_contextualisation_is_transformers_own(backbone_folders: dict[str, Path], name: str, below: int) -> None:
     original = AutoModelForSequenceClassification.from_pretrained(backbone_folders[name])
-    model, _ = convert(backbone_folders[name], below, 1, seed_layers=[LAYERS - 1])
+    model, _ = convert(backbone_folders[name], below, [LAYERS - 1])
     for side, encode in enumerate((model.mice.encode_queries, model.mice.encode_documents)):
         ids, mask = texts(name, side)
         expected = hidden_states(original, ids, mask)[below]
