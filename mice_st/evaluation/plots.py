@@ -53,7 +53,7 @@ def plot_readable_segments(rows: Sequence[dict[str, Any]], segments: Sequence[st
     columns = min(4, len(rows))
     lines = -(-len(rows) // columns)
     figure = _make_figure((3.1 * columns, 3.4 * lines))
-    panels = figure.subplots(lines, columns, squeeze=False).flat
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for panel in panels:
         panel.set_axis_off()
     for panel, row in zip(panels, rows, strict=False):

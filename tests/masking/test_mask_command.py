@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
@@ -14,6 +15,7 @@ from mice_st.cli import main
 from mice_st.collection import Collection, write_beir
 from mice_st.convert import convert
 from mice_st.evaluation.metrics import evaluate_run
+from mice_st.evaluation.plots import _layer_range, plot_readable_segments
 from mice_st.laboratory.baselines import make_baseline, measure_baselines, train_vectors
 from mice_st.laboratory.experiment import Retraining, load_experiment
 from mice_st.laboratory.ladder import largest_difference, measure_ladder, recommend_fusion_layer
@@ -70,8 +72,27 @@ def test_the_ladder_measures_each_mask(
     assert list(sweep["ndcg@10"]) == ["1", "2"]
     assert sweep["ndcg@10"]["1"] == results["ladder"][4]["ndcg@10"]
     assert f"--contextualization_layers {sweep['recommended']}" in printed
-    for name in ("ladder.png", "sweep.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert imread(tmp_path / "sweep.png").std() > 0.05  # something is drawn
+
+
+def test_the_heat_map_shows_what_is_read(tmp_path: Path) -> None:
+    def readable(name: str) -> list[Any]:
+        return readable_segments(make_preset(name, 4), 4).int().tolist()
+
+    rows = [{"step": name, "ndcg@10": 0.5, "readable": readable(name)} for name in ("full", "mask3-l4")]
+    plot_readable_segments(rows, SEGMENTS, tmp_path / "map.png")
+    picture = imread(tmp_path / "map.png")[..., :3]
+    is_dark_blue = (picture[..., 2] > picture[..., 0] + 0.2) & (picture[..., 0] < 0.2)
+    left, right = (half.sum() for half in np.array_split(is_dark_blue, 2, axis=1))
+    # 25 cells are read in all layers by the full model; CLS 3, Q 2, SEP1 1, D 2, SEP2 1 under mask3-l4.
+    assert right / left == pytest.approx(9 / 25, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("reads", "text"), [([1, 1, 1], "all"), ([0, 0, 0], ""), ([0, 1, 1], "1-2"), ([1, 0, 1], "0,2")]
+)
+def test_layers_in_words(reads: list[int], text: str) -> None:
+    assert _layer_range(reads) == text
 
 
 def test_retraining_trains_each_step_from_the_source(
