@@ -7,12 +7,11 @@ it. Both are named, not imported, so that a command needs only the extra that it
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from transformers import HfArgumentParser
 from transformers.utils import logging
@@ -48,7 +47,7 @@ COMMANDS = {
         "mice_st.convert_command:run_convert",
     ),
     "train": Command(
-        "train MICE, or a plain cross-encoder, on a JSON Lines file or a BEIR folder",
+        "train MICE, or a plain cross-encoder: mice-st train RECIPE.toml [FLAGS], or all by flags",
         "mice_st.training.recipe:TrainingRecipe",
         "mice_st.cli:run_train",
     ),
@@ -81,6 +80,11 @@ COMMANDS = {
         "measure re-rankers, bi-encoders, ColBERT and BM25 on the sets of a suite",
         "mice_st.evaluation.command:EvaluateOptions",
         "mice_st.evaluation.command:run_evaluate",
+    ),
+    "ablate": Command(
+        "train the variants of a grid with the same data and steps, and compare them: mice-st ablate GRID.toml",
+        "mice_st.ablation:AblateOptions",
+        "mice_st.ablation:run_ablate",
     ),
     "bench": Command(
         "compare speed, memory and storage with other re-rankers, and check the targets",
@@ -116,11 +120,19 @@ COMMANDS = {
 
 
 def run_train(recipe: TrainingRecipe) -> None:
-    """Train, and print loss and nDCG@10 before and after."""
+    """Train, and print loss and nDCG@10 before and after; with several seeds, their mean and spread."""
+    from mice_st.training.seeds import train_seeds
     from mice_st.training.trainer import train
 
+    if recipe.seeds:
+        seeds = train_seeds(recipe)
+        if recipe.is_first_process:
+            print(f"{seeds.output}: {len(seeds.figures)} seeds, the best is {seeds.best_seed}")
+            for name, value in seeds.mean.items():
+                print(f"{name}: {value:.4f} ± {seeds.spread[name]:.4f}")
+        return
     result = train(recipe)
-    if int(os.environ.get("RANK", "0")) != 0:  # torchrun: the first process speaks for all
+    if not recipe.is_first_process:  # torchrun: the first process speaks for all
         return
     losses = [entry["loss"] for entry in result.history if "loss" in entry]
     tenth = max(1, len(losses) // 10)
@@ -154,8 +166,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mice-st: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        options_class, function = (_load(COMMANDS[name].options), _load(COMMANDS[name].function))
-        return function(_parse(name, options_class, arguments[1:])) or 0
+        if name == "train" and arguments[1:] and arguments[1].endswith(".toml"):
+            from mice_st.recipes import run_recipe
+
+            run_recipe(arguments[1], arguments[2:])
+            return 0
+        options_class, function = (load_reference(COMMANDS[name].options), load_reference(COMMANDS[name].function))
+        return function(parse_flags(name, options_class, arguments[1:])) or 0
     except (ValueError, OSError, ImportError, StoreError) as error:
         logger.debug("the error in full", exc_info=True)
         print(f"mice-st {name}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -171,15 +188,26 @@ def _usage() -> str:
     return "\n".join(["usage: mice-st COMMAND [--help] [FLAGS]", "", *lines])
 
 
-def _parse(name: str, options_class: type, arguments: list[str]) -> Any:
-    """Flags to the dataclass of a command."""
+def parse_flags(name: str, options_class: type, arguments: list[str]) -> Any:
+    """Flags to the dataclass of a command.
+
+    Raises:
+        ValueError: If a flag is unknown or its value impossible.
+    """
     arguments = list(arguments)
     named: list[str] = []
     for field_name in getattr(options_class, "POSITIONAL", ()):
         if arguments and not arguments[0].startswith("-"):
             named += [f"--{field_name}", arguments.pop(0)]
     arguments = named + arguments
-    parser = HfArgumentParser(options_class, prog=f"mice-st {name}", description=COMMANDS[name].summary)  # type: ignore[arg-type]
+    # No abbreviations: a misspelt flag is an error, not another flag.
+    parser = HfArgumentParser(
+        options_class,  # type: ignore[arg-type]
+        prog=f"mice-st {name}",
+        description=COMMANDS[name].summary,
+        allow_abbrev=False,
+    )
+    parser.error = _refuse  # type: ignore[method-assign]
     options, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if unknown:
         known = ", ".join(f"--{option.name}" for option in fields(options_class))
@@ -187,7 +215,13 @@ def _parse(name: str, options_class: type, arguments: list[str]) -> Any:
     return options
 
 
-def _load(reference: str) -> Any:
+def _refuse(message: str) -> NoReturn:
+    """What argparse would print over several lines before it ends the process."""
+    raise ValueError(message)
+
+
+def load_reference(reference: str) -> Any:
+    """What ``module:name`` stands for."""
     module, _, attribute = reference.partition(":")
     return getattr(importlib.import_module(module), attribute)
 

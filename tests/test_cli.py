@@ -113,7 +113,7 @@ def test_a_new_command_is_an_entry_and_its_failures_are_told_apart(
 ) -> None:
     places = {"test:Options": Options, "test:fail": fail}
     monkeypatch.setitem(cli.COMMANDS, "fail", cli.Command("fail somehow", "test:Options", "test:fail"))
-    monkeypatch.setattr(cli, "_load", places.__getitem__)
+    monkeypatch.setattr(cli, "load_reference", places.__getitem__)
     assert cli.main(["fail", "--how", "import"]) == 2
     assert capsys.readouterr().err == 'mice-st fail: pip install "mice-st[train]"\n'
     assert cli.main(["fail", "--how", "stop"]) == 130

@@ -27,7 +27,7 @@ LAYERS: list[tuple[str, str]] = [
     ("training benchmark", "below"),
     ("laboratory", "below"),
     ("convert_command rank_command store_commands", "below"),
-    ("demo cli", "below demo cli __init__"),
+    ("demo cli recipes ablation", "below demo cli recipes ablation __init__"),
 ]
 
 # What goes to a Hub repository runs on a user's machine, where only these are sure to be installed.

@@ -115,3 +115,33 @@ def _make_figure(size: tuple[float, float]) -> Any:
     except ModuleNotFoundError as error:
         raise ImportError('pictures need matplotlib: pip install "mice-st[demo]"') from error
     return Figure(figsize=size, layout="constrained")
+
+
+def plot_variants(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """nDCG@10 of the variants of an ablation, one bar for each, with a line where the first one lies.
+
+    Args:
+        rows: Dictionaries with ``variant``, ``dev_ndcg@10`` and perhaps ``watched_ndcg@10``.
+        path: PNG file to write.
+
+    Raises:
+        ImportError: If matplotlib is not installed; the message names the extra.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ImportError('pictures need matplotlib: pip install "mice-st[demo]"') from error
+    names = [name for name in ("dev_ndcg@10", "watched_ndcg@10") if name in rows[0]]
+    figure = Figure(figsize=(5 * len(names) + 2, 1 + 0.35 * len(rows)), layout="constrained")
+    for place, name in enumerate(names):
+        axes = figure.add_subplot(1, len(names), place + 1)
+        values = [row[name] for row in rows]
+        axes.barh([row["variant"] for row in rows], values, color=["#c1440e", *["#3b5b7a"] * (len(rows) - 1)])
+        axes.axvline(values[0], color="#c1440e", linewidth=1)
+        axes.invert_yaxis()
+        margin = max(0.02, 0.5 * (max(values) - min(values)))
+        axes.set_xlim(max(0.0, min(values) - margin), min(1.0, max(values) + margin))
+        axes.set_xlabel(f"nDCG@10, {name.split('_')[0]}")
+        if place:
+            axes.set_yticklabels([])
+    figure.savefig(path, dpi=150)

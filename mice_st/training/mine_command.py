@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,9 @@ class MineOptions:
     )
     output: str = field(metadata={"help": "JSON Lines file for the rows."})
     train_split: str = field(default="train", metadata={"help": "Split where a collection's name gives none."})
-    limit: int | None = field(default=None, metadata={"help": "Queries of each collection, drawn with the seed."})
+    limit: int | None = field(
+        default=None, metadata={"help": "Queries in all, as many from each collection, drawn with the seed."}
+    )
     negatives: int = field(default=7, metadata={"help": "Negatives of each positive."})
     negatives_top_k: int = field(
         default=50, metadata={"help": "They are drawn from so many best documents of each first stage."}
@@ -91,6 +94,8 @@ def mine(options: MineOptions) -> int:
         ValueError: If a collection cannot be mined; names the query.
     """
     parts = Path(f"{options.output}.parts")
+    if options.limit is not None:
+        options = replace(options, limit=math.ceil(options.limit / len(options.data)))
     chosen = {
         name: value for name, value in asdict(options).items() if name not in ("data", "output", "device", "batch_size")
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -81,6 +82,12 @@ class TrainingRecipe:
     gradient_checkpointing: bool = _flag(False, "Trade time for memory.")
 
     seed: int = _flag(0, "Of sampling, order, fresh weights and dropout.")
+    seeds: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Train once for each of these, in seed-N of the output folder; mean and spread are told, the best is the output."
+        },
+    )
     save_steps: int = _flag(200, "Steps between checkpoints; each is evaluated where there is dev data.")
     keep_checkpoints: int = _flag(2, "Checkpoints to keep; the best and the last always stay.")
     resume: bool = _flag(False, "Go on from the last complete checkpoint in the output folder.")
@@ -109,6 +116,16 @@ class TrainingRecipe:
         _require(self.watch_data is None or self.dev_data is not None, "watch_data", "needs dev_data", self.watch_data)
         _require(0 <= self.warmup < 1, "warmup", "must lie in [0, 1)", self.warmup)
         _require(self.epochs is None or self.max_steps is None, "max_steps", "excludes epochs", self.max_steps)
+
+    @property
+    def processes(self) -> int:
+        """Number of processes that torchrun has started."""
+        return int(os.environ.get("WORLD_SIZE", "1"))
+
+    @property
+    def is_first_process(self) -> bool:
+        """Whether this process is the one that writes."""
+        return int(os.environ.get("RANK", "0")) == 0
 
     @property
     def is_limited_by_time_alone(self) -> bool:
