@@ -164,7 +164,7 @@ def _read_step(
     for key, words in flags.items():
         if key in known:
             used.add(key)
-            chosen[key] = [str(max(1, round(int(words[0]) * share)))] if key == "limit" else list(words)
+            chosen[key] = [str(max(1, round(int(words[0]) * share)))] if key == "limit" else _words(list(words))
     arguments = []
     for key, words in chosen.items():
         arguments += [f"--{key}", *(_fill(word, places, f"{path}: step {name!r}: {key}") for word in words)]

@@ -256,13 +256,10 @@ def test_mice_mini_runs_from_one_end_to_the_other(tmp_path: Path, monkeypatch: p
             f"d{place}": f"{word} of {words[place - 1]} lies here. " + " ".join(words[place:] + words[:place])
             for place, word in enumerate(words)
         }
+        queries = {f"q{place}": f"where is {words[place]} {words[place - 1]}" for place in range(12)}
         for half, split in enumerate(splits):
-            queries = {f"q{place}": f"where is {words[place]} {words[place - 1]}" for place in range(half, 12, 2)}
-            write_beir(
-                Collection(name, corpus, queries, {query: {f"d{query[1:]}": 1} for query in queries}),
-                tmp_path / "data" / name,
-                split,
-            )
+            qrels = {f"q{place}": {f"d{place}": 1} for place in range(half, 12, len(splits))}
+            write_beir(Collection(name, corpus, queries, qrels), tmp_path / "data" / name, split)
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(EXAMPLES / "mice-mini.toml", "mice-mini.toml")
     flags = ["--limit", "80", "--negatives", "3", "--batch_size", "2", "--max_length", "32", "--dev_queries", "3"]
