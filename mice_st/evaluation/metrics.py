@@ -1,4 +1,4 @@
-"""The figures of a ranking: nDCG@10, MRR@10 and the recall of its candidates.
+"""The figures of a ranking: nDCG@10, MRR@10, MAP and the recall of its candidates.
 
 The metrics themselves are trec_eval's (through pytrec-eval-terrier), so that they are the ones of published tables. What is decided here
 is what trec_eval leaves to its caller: ties, missing queries and scores that are no numbers.
@@ -20,11 +20,13 @@ class QueryMetrics:
         ndcg_at_10: Normalised discounted cumulative gain of the first 10 documents, gain = grade, discount = log2(rank + 1).
         reciprocal_rank_at_10: 1 / rank of the first relevant document (grade at least 1), 0 if it is not among the first 10.
         recall: Share of the relevant documents that are in the run at any rank: the most that re-ranking it could bring up.
+        average_precision: Mean over the relevant documents of the precision at each one's rank, 0 for those that are not in the run.
     """
 
     ndcg_at_10: float
     reciprocal_rank_at_10: float
     recall: float
+    average_precision: float
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class RunMetrics:
         ndcg_at_10: Mean nDCG@10.
         mrr_at_10: Mean reciprocal rank at 10.
         recall: Mean recall of the candidates, at whatever depth the run has.
+        map: Mean average precision.
         per_query: Query id -> its figures, for every query of the judgements, in their order.
         missing_queries: Number of judged queries for which the run holds no document; they score 0 and count in the means.
     """
@@ -42,6 +45,7 @@ class RunMetrics:
     ndcg_at_10: float
     mrr_at_10: float
     recall: float
+    map: float
     per_query: dict[str, QueryMetrics]
     missing_queries: int
 
@@ -75,13 +79,14 @@ def evaluate_run(qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Mappi
     grades = {
         query_id: {document_id: int(grade) for document_id, grade in qrels[query_id].items()} for query_id in judged
     }
-    evaluator = pytrec_eval.RelevanceEvaluator(grades, {f"ndcg_cut.{CUT}", "recip_rank", "set_recall"})
+    evaluator = pytrec_eval.RelevanceEvaluator(grades, {f"ndcg_cut.{CUT}", "recip_rank", "set_recall", "map"})
     measured = evaluator.evaluate(judged)
     per_query = {query_id: _query_metrics(measured.get(query_id)) for query_id in qrels}
     return RunMetrics(
         ndcg_at_10=math.fsum(query.ndcg_at_10 for query in per_query.values()) / len(per_query),
         mrr_at_10=math.fsum(query.reciprocal_rank_at_10 for query in per_query.values()) / len(per_query),
         recall=math.fsum(query.recall for query in per_query.values()) / len(per_query),
+        map=math.fsum(query.average_precision for query in per_query.values()) / len(per_query),
         per_query=per_query,
         missing_queries=len(qrels) - len(judged),
     )
@@ -96,13 +101,14 @@ def _by_rank(scores: Mapping[str, float]) -> dict[str, float]:
 def _query_metrics(measured: Mapping[str, float] | None) -> QueryMetrics:
     """trec_eval's figures of one query as ours; None stands for a query without documents."""
     if measured is None:
-        return QueryMetrics(0.0, 0.0, 0.0)
+        return QueryMetrics(0.0, 0.0, 0.0, 0.0)
     reciprocal_rank = measured["recip_rank"]
     return QueryMetrics(
         ndcg_at_10=measured[f"ndcg_cut_{CUT}"],
         # trec_eval has no cut for this one. 1 / CUT is the same float there and here.
         reciprocal_rank_at_10=reciprocal_rank if reciprocal_rank >= 1 / CUT else 0.0,
         recall=measured["set_recall"],
+        average_precision=measured["map"],
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,11 +114,16 @@ def cached_candidates(collection: Collection, top_k: int, cache: Path) -> tuple[
         digest.update(json.dumps(sorted(texts.items())).encode())
     key = digest.hexdigest()
     path = cache / "candidates" / f"{collection.name}-{key[:16]}.json"
+    return cached_run(path, key, lambda: BM25(collection.corpus).search(collection.queries, top_k)), key
+
+
+def cached_run(path: Path, key: str, make: Callable[[], Run]) -> Run:
+    """The run that a file holds under this very key; made and written where there is none."""
     if path.is_file():
         kept = read_json(path)
         if kept["key"] == key:
-            return kept["run"], key
-    run = BM25(collection.corpus).search(collection.queries, top_k)
+            return kept["run"]
+    run = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"key": key, "run": run})
-    return run, key
+    return run

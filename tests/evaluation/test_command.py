@@ -1,7 +1,6 @@
 """``mice-st evaluate``: figures against an obvious path, what is kept, and what is never read again."""
 
 import json
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,36 +20,12 @@ from mice_st.evaluation.suites import SuiteSet, cached_candidates, draw_queries
 from mice_st.evaluation.systems import list_systems
 from mice_st.first_stage import BM25
 from mice_st.model_loading import model_hash, model_kind
+from tests.evaluation.made import make_collection
 
 Options = Callable[..., EvaluateOptions]
 
 
-def collection(name: str, seed: int) -> Collection:
-    """12 documents of six words, 6 queries of two words; every document has 'city', so that BM25 finds all."""
-    words = [
-        "berlin",
-        "museum",
-        "river",
-        "bridge",
-        "capital",
-        "sort",
-        "file",
-        "read",
-        "write",
-        "open",
-        "close",
-        "path",
-        "cat",
-        "dog",
-        "bird",
-    ]
-    generator = random.Random(seed)
-    corpus = {f"d{place}": " ".join([*generator.sample(words, 5), "city"]) for place in range(12)}
-    queries = {f"q{place}": " ".join([*generator.sample(words, 2), "city"]) for place in range(6)}
-    return Collection(name, corpus, queries, {query: {f"d{place}": 1} for place, query in enumerate(queries)})
-
-
-SETS = {name: collection(name, seed) for seed, name in enumerate(("first", "second", "third"))}
+SETS = {name: make_collection(name, seed) for seed, name in enumerate(("first", "second", "third"))}
 
 
 @pytest.fixture

@@ -25,8 +25,11 @@ def test_by_hand() -> None:
     assert metrics.per_query["q1"].ndcg_at_10 == pytest.approx(gain / ideal, abs=1e-9)
     assert metrics.per_query["q1"].reciprocal_rank_at_10 == pytest.approx(0.5)
     assert metrics.per_query["q1"].recall == pytest.approx(2 / 3)
-    assert metrics.per_query["q2"] == QueryMetrics(1.0, 1.0, 1.0)
-    assert metrics.per_query["q3"] == QueryMetrics(0.0, 0.0, 0.0)
+    assert metrics.per_query["q2"] == QueryMetrics(1.0, 1.0, 1.0, 1.0)
+    assert metrics.per_query["q3"] == QueryMetrics(0.0, 0.0, 0.0, 0.0)
+    # ... b is the first relevant one at rank 2, a the second at rank 4, and one is not there at all.
+    assert metrics.per_query["q1"].average_precision == pytest.approx((1 / 2 + 2 / 4 + 0) / 3)
+    assert metrics.map == pytest.approx((1 / 3 + 1 + 0) / 3)
     assert metrics.missing_queries == 1
     assert metrics.ndcg_at_10 == pytest.approx((gain / ideal + 1 + 0) / 3)
     assert metrics.mrr_at_10 == pytest.approx((0.5 + 1 + 0) / 3)
@@ -42,15 +45,19 @@ def test_cut_at_10(rank: int, expected: float) -> None:
     assert metrics.recall == 1.0
 
 
-def by_formula(grades: dict[str, int], scores: dict[str, float]) -> tuple[float, float, float]:
-    """nDCG@10, reciprocal rank at 10 and recall, written out."""
+def by_formula(grades: dict[str, int], scores: dict[str, float]) -> tuple[float, ...]:
+    """nDCG@10, reciprocal rank at 10, recall and average precision, written out."""
     ranked = sorted(sorted(scores, reverse=True), key=lambda document_id: -scores[document_id])
     gains = [grades.get(document_id, 0) for document_id in ranked]
     ideal = sorted(grades.values(), reverse=True)
     dcg, best = (sum(gain / math.log2(rank + 1) for rank, gain in enumerate(order[:10], 1)) for order in (gains, ideal))
     first = next((1 / rank for rank, gain in enumerate(gains[:10], 1) if gain >= 1), 0.0)
     relevant = {document_id for document_id, grade in grades.items() if grade >= 1}
-    return dcg / best if best else 0.0, first, len(relevant & scores.keys()) / len(relevant) if relevant else 0.0
+    if not relevant:
+        return 0.0, first, 0.0, 0.0
+    hits = [rank for rank, gain in enumerate(gains, 1) if gain >= 1]
+    precisions = [place / rank for place, rank in enumerate(hits, 1)]
+    return dcg / best, first, len(relevant & scores.keys()) / len(relevant), sum(precisions) / len(relevant)
 
 
 identifiers = st.sampled_from([f"d{position}" for position in range(20)])
@@ -64,7 +71,7 @@ identifiers = st.sampled_from([f"d{position}" for position in range(20)])
 def test_agrees_with_the_formulas(grades: dict[str, int], scores: dict[str, float]) -> None:
     # 1 + 1e-12 is a tie in float32 and 1e300 infinite there: neither may show.
     metrics = evaluate_run({"q": grades}, {"q": scores}).per_query["q"]
-    measured = (metrics.ndcg_at_10, metrics.reciprocal_rank_at_10, metrics.recall)
+    measured = tuple(vars(metrics).values())
     assert measured == pytest.approx(by_formula(grades, scores), abs=1e-9)
 
 

@@ -1,0 +1,168 @@
+"""The candidates of a task of mteb: its own, those of a first stage, or those of a run file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mice_st.evaluation.mteb_model import import_mteb
+from mice_st.evaluation.mteb_tasks import SuiteTask, hash_collection
+from mice_st.evaluation.suites import cached_candidates, cached_run
+from mice_st.first_stage import Run, read_run
+
+logger = logging.getLogger(__name__)
+
+BM25_NAME = "bm25"
+RUN_SUFFIX = ".trec"
+
+
+@dataclass(frozen=True)
+class TaskCandidates:
+    """What is re-ranked.
+
+    Attributes:
+        run: Query id -> document id -> score of the first stage, best first; every judged query is there, without documents if nothing
+            was found for it.
+        first_stage: Where they come from, for reports.
+        key: Hash of texts, judgements and candidates. Scores are found again by it, so never for other candidates.
+    """
+
+    run: Run
+    first_stage: str
+    key: str
+
+    @property
+    def queries_without(self) -> list[str]:
+        """Queries without any candidate; they score 0 and count in every mean."""
+        return [query_id for query_id, found in self.run.items() if not found]
+
+
+def find_candidates(entry: SuiteTask, first_stage: str, top_k: int, cache: Path) -> TaskCandidates:
+    """Find what is to be re-ranked, or read it from ``cache`` where it was found before.
+
+    Args:
+        entry: The task. Candidates that it brings along are taken as they are, whatever the first stage.
+        first_stage: ``"bm25"`` (bm25s without stemming, as on the dev sets), a model of mteb such as ``mteb/baseline-bm25s`` (with
+            stemming) or an embedding model, a run file in TREC format, or a folder with ``<task>.trec`` for each task.
+        top_k: Candidates of a query at most.
+        cache: Folder for runs.
+
+    Raises:
+        FileNotFoundError: If the folder has no run file for this task.
+        ValueError: If the first stage is unknown, a run file is bad, names a query or document that the task does not have, or holds no
+            candidate at all, or a score is not finite; the message names it.
+    """
+    collection = entry.collection
+    content = hash_collection(collection)
+    if entry.candidates is not None:
+        # In the order of the task; the scores say only that.
+        run = {
+            query_id: {item: -float(place) for place, item in enumerate(entry.candidates.get(query_id, ()))}
+            for query_id in collection.qrels
+        }
+        first_stage = "the task's own"
+    elif Path(first_stage).exists():
+        run = _read_run_of(entry, Path(first_stage))
+        first_stage = Path(first_stage).name
+    elif first_stage == BM25_NAME:
+        run, _ = cached_candidates(collection, top_k, cache)
+    else:
+        model = _find_model(first_stage)
+        key = f"{content}/{model.name}/{model.revision}/{top_k}"
+        path = cache / "candidates" / f"{collection.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+        run = cached_run(path, key, lambda: search_with(entry, model, top_k))
+    depth = None if entry.candidates is not None else top_k
+    checked = {query_id: dict(list(run.get(query_id, {}).items())[:depth]) for query_id in collection.qrels}
+    _check(entry, checked)
+    digest = hashlib.sha256(content.encode())
+    for query_id in sorted(checked):
+        digest.update(json.dumps([query_id, list(checked[query_id])]).encode())
+    found = TaskCandidates(checked, first_stage, digest.hexdigest())
+    if len(found.queries_without) == len(checked):
+        raise ValueError(f"{collection.name}: {first_stage} has no candidate for any query")
+    if found.queries_without:
+        logger.warning(
+            "%s: %d of %d queries have no candidates and score 0; the first: %r",
+            collection.name,
+            len(found.queries_without),
+            len(checked),
+            found.queries_without[0],
+        )
+    return found
+
+
+def search_with(entry: SuiteTask, model: Any, top_k: int) -> Run:
+    """Search a task's corpus with a model of mteb.
+
+    Args:
+        entry: The task.
+        model: What ``mteb.evaluate`` takes.
+        top_k: Documents of a query at most.
+
+    Returns:
+        Query id -> document id -> score, best first; equal scores are ordered by document id.
+    """
+    entry.task._top_k = top_k  # private; how deep mteb's search goes
+    found = run_mteb(entry, model, batch_size=64)[1]
+    return {
+        query_id: dict(sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:top_k])
+        for query_id, scores in found.items()
+    }
+
+
+def run_mteb(entry: SuiteTask, model: Any, batch_size: int) -> tuple[Any, Run]:
+    """Evaluate a model on a task with mteb, and nothing of an earlier evaluation.
+
+    Returns:
+        mteb's ``TaskResult``, and the scores that it was computed from, query id -> document id -> score.
+    """
+    mteb = import_mteb()
+    with TemporaryDirectory() as folder:
+        result = mteb.evaluate(
+            model,
+            entry.task,
+            cache=None,
+            co2_tracker=False,
+            encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},
+            prediction_folder=folder,
+            show_progress_bar=False,
+        )
+        (file,) = Path(folder).glob("*.json")
+        ((_, splits),) = (item for item in json.loads(file.read_text()).items() if item[0] != "mteb_model_meta")
+    return result.task_results[0], splits[entry.split]
+
+
+def _find_model(name: str) -> Any:
+    try:
+        return import_mteb().get_model_meta(name)
+    except KeyError as error:
+        raise ValueError(
+            f"first_stage: {name!r} is neither {BM25_NAME}, nor a run file or a folder of them, nor a model that mteb knows"
+        ) from error
+
+
+def _read_run_of(entry: SuiteTask, path: Path) -> Run:
+    file = path / f"{entry.collection.name}{RUN_SUFFIX}" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"first_stage: there is no {file}, the run file of task {entry.collection.name}")
+    run = read_run(file)
+    if unknown := run.keys() - entry.collection.qrels.keys():
+        raise ValueError(f"{file}: query {min(unknown)!r} is not a judged query of {entry.collection.name}")
+    return run
+
+
+def _check(entry: SuiteTask, run: Run) -> None:
+    """Refuse scores that are no numbers and documents that are not there."""
+    for query_id, scores in run.items():
+        for document_id, score in scores.items():
+            where = f"{entry.collection.name}: candidates of query {query_id!r}: document {document_id!r}"
+            if document_id not in entry.collection.corpus:
+                raise ValueError(f"{where} is not in the corpus")
+            if not math.isfinite(score):
+                raise ValueError(f"{where} has the score {score}")

@@ -1,0 +1,279 @@
+"""MICE as a model of mteb: every candidate encoded once, queries streamed past its states.
+
+mteb drives what defines ``predict`` pair by pair, and would encode a document once for each query that it is a candidate of. This class
+offers mteb's ``SearchProtocol`` alone (``index`` and ``search``); scores are those of mteb's stock wrapper around ``CrossEncoder``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import hf_hub_download
+
+from mice_st.cross_encoder import MiceCrossEncoder, make_progress_bar
+from mice_st.evaluation.reranking import DOCUMENTS_AT_ONCE, QUERIES_AT_ONCE
+from mice_st.model_loading import load_model, model_hash
+from mice_st.states.memory import MemoryStates
+
+# Tokens whose states are in memory at once: 1.6 GB at a width of 384 in float32.
+TOKENS_AT_ONCE = 2**20
+
+
+class MiceSearch:
+    """Re-ranks mteb's candidates with MICE.
+
+    The states of at most ``tokens_at_once`` tokens are in memory. Where the candidates of a task have more, they are taken in turns: each
+    document is still encoded once, and the queries, which are short, once for each turn.
+
+    Args:
+        model: The model.
+        meta: mteb's ``ModelMeta``; None describes the model under its own name.
+        codec: How document states are kept; ``"fp32"`` changes no score.
+        tokens_at_once: Upper bound on the tokens whose states are in memory, one slice of documents more at most.
+    """
+
+    def __init__(
+        self, model: MiceCrossEncoder, meta: Any = None, codec: str = "fp32", tokens_at_once: int = TOKENS_AT_ONCE
+    ) -> None:
+        self.model = model
+        self.mteb_model_meta = meta or make_model_meta(model, model.mice.name_or_path, None)
+        self.codec = codec
+        self.tokens_at_once = tokens_at_once
+        self._corpus: Any = None
+
+    def index(self, corpus: Any, **_: Any) -> None:
+        """Keep the corpus; documents are encoded when their candidates are known.
+
+        Args:
+            corpus: Rows with ``id``, ``text`` and perhaps ``title``.
+            **_: What mteb also passes.
+        """
+        self._corpus = corpus
+
+    def search(
+        self,
+        queries: Any,
+        *,
+        task_metadata: Any,
+        top_k: int,
+        encode_kwargs: dict[str, Any],
+        top_ranked: dict[str, Sequence[str]] | None = None,
+        num_proc: int | None = None,
+        **_: Any,
+    ) -> dict[str, dict[str, float]]:
+        """Score the candidates of every query.
+
+        Args:
+            queries: Rows with ``id`` and ``text``.
+            task_metadata: Of the task; says how texts are put together.
+            top_k: As mteb passes it. All candidates are scored and returned.
+            encode_kwargs: ``batch_size`` and ``show_progress_bar``.
+            top_ranked: Query id -> ids of its candidates.
+            num_proc: Processes that read the texts.
+            **_: What mteb also passes.
+
+        Returns:
+            Query id -> document id -> score, a query without candidates with none.
+
+        Raises:
+            ValueError: If the corpus was not indexed, there are no candidates at all, or one of them is not in the corpus.
+        """
+        if self._corpus is None:
+            raise ValueError("search: there is no corpus; call index first")
+        if top_ranked is None:
+            raise ValueError(
+                f"task {task_metadata.name}: MICE re-ranks and needs candidates; give the task those of a first stage"
+            )
+        query_ids = list(queries["id"])
+        rows = _candidate_rows(query_ids, top_ranked, list(self._corpus["id"]))
+        read = {"task_metadata": task_metadata, "num_proc": num_proc, "batch_size": encode_kwargs.get("batch_size", 32)}
+        query_texts = _read_texts(queries, is_query=True, **read)
+        # Equal texts under several ids are one document.
+        places: dict[str, int] = {}
+        document_of = {}
+        for row, text in zip(
+            rows.values(), _read_texts(self._corpus.select(rows.values()), False, **read), strict=True
+        ):
+            document_of[row] = places.setdefault(text, len(places))
+        wanted = [
+            np.array([document_of[rows[item]] for item in top_ranked.get(query_id, ())], np.int64)
+            for query_id in query_ids
+        ]
+        scores = [np.full(len(documents), np.nan, np.float32) for documents in wanted]
+        show = encode_kwargs.get("show_progress_bar")
+        for states in self._blocks_of_states(list(places), show):
+            self._score_block(query_texts, wanted, states, scores, encode_kwargs.get("batch_size", 32), show)
+        return {
+            query_id: dict(zip(top_ranked.get(query_id, ()), found.tolist(), strict=True))
+            for query_id, found in zip(query_ids, scores, strict=True)
+        }
+
+    def _blocks_of_states(self, texts: list[str], show: bool | None) -> Iterator[MemoryStates]:
+        """Encode every text once; the keys of the states are places in ``texts``."""
+        # Like lengths together: batches are hardly padded.
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        states, tokens = MemoryStates(self.codec), 0
+        with make_progress_bar(len(order), "Encoding documents", show) as progress:
+            for start in range(0, len(order), DOCUMENTS_AT_ONCE):
+                chunk = order[start : start + DOCUMENTS_AT_ONCE]
+                encoded = self.model.encode_documents([texts[place] for place in chunk], show_progress_bar=False)
+                for place, document in zip(chunk, encoded, strict=True):
+                    states.put(str(place), document)
+                    tokens += len(document.input_ids)
+                progress.update(len(chunk))
+                if tokens >= self.tokens_at_once:
+                    yield states
+                    states, tokens = MemoryStates(self.codec), 0
+        if states:
+            yield states
+
+    def _score_block(
+        self,
+        queries: list[str],
+        wanted: list[np.ndarray],
+        states: MemoryStates,
+        scores: list[np.ndarray],
+        batch_size: int,
+        show: bool | None,
+    ) -> None:
+        """Fill in the scores of the documents that the block holds, some queries at a time."""
+        held = {int(place) for place in states}
+        with make_progress_bar(len(queries), "Re-ranking", show) as progress:
+            for start in range(0, len(queries), QUERIES_AT_ONCE):
+                chunk = range(start, min(start + QUERIES_AT_ONCE, len(queries)))
+                cells = [
+                    (query, column)
+                    for query in chunk
+                    for column, place in enumerate(wanted[query].tolist())
+                    if place in held
+                ]
+                pairs: list[Any] = [(queries[query], states[str(wanted[query][column])]) for query, column in cells]
+                if pairs:
+                    found = self.model.predict(pairs, batch_size=batch_size, show_progress_bar=False)
+                    for (query, column), score in zip(cells, np.asarray(found), strict=True):
+                        scores[query][column] = score
+                progress.update(len(chunk))
+
+
+def load(name: str, revision: str | None = None, **kwargs: Any) -> MiceSearch:
+    """Load a MICE model for mteb; the ``loader`` of its ``ModelMeta``.
+
+    Args:
+        name: Folder or Hub id.
+        revision: Commit of the Hub repository; without effect on a folder.
+        **kwargs: ``codec`` and ``tokens_at_once`` of ``MiceSearch``; all others go to ``MiceCrossEncoder``.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: If it is not MICE.
+    """
+    search = {key: kwargs.pop(key) for key in ("codec", "tokens_at_once") if key in kwargs}
+    model = MiceCrossEncoder(name, revision=revision, **kwargs)
+    return MiceSearch(model, make_model_meta(model, name, revision), **search)
+
+
+def make_model_meta(model: Any, name: str, revision: str | None, codec: str = "fp32", **fields: Any) -> Any:
+    """What mteb wants to know about a model.
+
+    Args:
+        model: A model of sentence-transformers.
+        name: ``org/name``; the name of a folder becomes ``local/<folder>``.
+        revision: Commit or, for a folder, hash of its content.
+        codec: How document states are kept. Anything but ``"fp32"`` is another experiment to mteb.
+        **fields: Fields of ``ModelMeta`` that replace those made here, such as ``license`` or ``training_datasets``.
+
+    Returns:
+        An ``mteb.ModelMeta``; what cannot be read off the model is None.
+
+    Raises:
+        ImportError: If mteb is not installed; the message names the extra.
+        ValueError: If there is no such field.
+    """
+    model_meta = import_mteb().models.ModelMeta
+    is_mice = isinstance(model, MiceCrossEncoder)
+    embedding = model[0].auto_model.get_input_embeddings() if hasattr(model[0], "auto_model") else None
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    made = {
+        "loader": load if is_mice else None,
+        "name": name if name.count("/") == 1 and not Path(name).exists() else f"local/{Path(name).name}",
+        "revision": revision,
+        "n_parameters": parameters,
+        "n_embedding_parameters": None if embedding is None else embedding.weight.numel(),
+        "memory_usage_mb": round(sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20, 1),
+        "max_tokens": model.max_seq_length,
+        "framework": ["Sentence Transformers", "PyTorch"],
+        "experiment_kwargs": None if codec == "fp32" else {"codec": codec},
+    }
+    if isinstance(model, torch.nn.Module) and type(model).__name__.endswith("CrossEncoder"):
+        made["model_type"] = ["cross-encoder"]
+    if unknown := fields.keys() - model_meta.model_fields.keys():
+        raise ValueError(f"ModelMeta has no field {min(unknown)!r}")
+    filled = model_meta.create_empty(made | fields)
+    return model_meta.model_validate(dict(filled))  # create_empty validates nothing
+
+
+def load_for_mteb(
+    name: str, device: str | None = None, max_length: int | None = None, codec: str = "fp32"
+) -> tuple[Any, Any]:
+    """Any model that ranks, as mteb takes it.
+
+    Args:
+        name: Folder or Hub id of MICE, a cross-encoder, a bi-encoder or ColBERT.
+        device: Where it computes.
+        max_length: Longest document or pair, in tokens.
+        codec: How MICE keeps document states.
+
+    Returns:
+        The model, and its ``ModelMeta``, the revision of which is the commit of a Hub repository or the hash of a folder.
+    """
+    model = load_model(name, device, max_length)
+    if isinstance(model, MiceCrossEncoder):
+        meta = make_model_meta(model, name, model_revision(name), codec)
+        return MiceSearch(model, meta, codec), meta
+    return model, make_model_meta(model, name, model_revision(name))
+
+
+def model_revision(name: str) -> str:
+    """Commit of a Hub repository, or the first 40 digits of the hash of a folder's files."""
+    if Path(name).is_dir():
+        return model_hash(name)[:40]
+    return Path(hf_hub_download(name, "config.json")).parent.name  # files of a commit lie in a folder of its name
+
+
+def import_mteb() -> Any:
+    """Import mteb, or say how to get it."""
+    try:
+        import mteb
+    except ImportError as error:
+        raise ImportError('this needs mteb: pip install "mice-st[eval]"') from error
+    return mteb
+
+
+def _candidate_rows(
+    query_ids: list[str], top_ranked: dict[str, Sequence[str]], document_ids: list[str]
+) -> dict[str, int]:
+    """Document id -> row of the corpus, of all candidates, in the order of the corpus."""
+    wanted = {item for query_id in query_ids for item in top_ranked.get(query_id, ())}
+    rows = {item: row for row, item in enumerate(document_ids) if item in wanted}
+    for query_id in query_ids if len(rows) < len(wanted) else ():
+        for item in top_ranked.get(query_id, ()):
+            if item not in rows:
+                raise ValueError(f"candidates of query {query_id!r}: document {item!r} is not in the corpus")
+    return rows
+
+
+def _read_texts(rows: Any, is_query: bool, **read: Any) -> list[str]:
+    """Texts as mteb hands them to its own models: title, instruction and conversation put together."""
+    from mteb._create_dataloaders import create_dataloader
+    from mteb.types import PromptType
+
+    if not len(rows):
+        return []
+    prompt_type = PromptType.query if is_query else PromptType.document
+    return [text for batch in create_dataloader(rows, prompt_type=prompt_type, **read) for text in batch["text"]]
