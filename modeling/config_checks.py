@@ -33,7 +33,9 @@ SUFFIXES = [
     ("global_cls", True, "gcls"),
     ("exact_match", True, "lex"),
     ("lexical_bias", True, "lexbias"),
+    ("pooler", False, "nopooler"),
     ("pooled_residual", True, "pooled"),
+    ("pooling", "cls", "clspool"),
     ("match_residual", True, "match"),
 ]
 

@@ -142,7 +142,7 @@ def test_all_layers_that_remain_interact_by_default(cross_encoder_folder: Path, 
     model, report = convert(cross_encoder_folder, 1)
     names = expected_names(1, [1, 2, 3], source_tensors(cross_encoder_folder)) | POOLER | CLASSIFIER
     check_placed(model, report, cross_encoder_folder, names)
-    assert convert(embedding_folder, 3)[0].mice.config.name == "mice-l3+1-pooled"
+    assert convert(embedding_folder, 3)[0].mice.config.name == "mice-l3+1-nopooler-pooled"
 
 
 def test_documents_may_have_layers_of_their_own(cross_encoder_folder: Path) -> None:

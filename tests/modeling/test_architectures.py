@@ -140,3 +140,99 @@ def test_states_of_another_width_are_refused(shake: Callable[..., None]) -> None
     narrow = DocumentStates(torch.randn(4, 32), torch.tensor([CLS, 5, 6, SEP]))
     with pytest.raises(ValueError, match="document 0: states of 32 values a token, this model reads 96"):
         score_documents(model, queries, [narrow])
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_every_parameter_is_trained(seed: int, shake: Callable[..., None]) -> None:
+    """Parallel training waits for the gradient of every parameter: one that the score does not use would stop it."""
+    model = build(draw_config(seed), shake).train()
+    queries = model.encode_queries(*texts_of(model, "query", [6, 4]))
+    documents = model.encode_documents(*texts_of(model, "document", [7, 3]))
+    model.score(queries, documents).sum().backward()
+    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert unused == [], model.config.name
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in model.parameters() if parameter.grad is not None)
+
+
+NAMES: list[tuple[dict[str, Any], str]] = [
+    ({}, "mice-l4+3"),
+    (
+        {"document_contextualization_layers": 6, "interaction_order": "self_first", "exact_match": True},
+        "mice-l4-d6+3-self-lex",
+    ),
+    ({"document_states": "per_layer", "interaction_attention": "joint"}, "mice-l4+3-joint-perlayer"),
+    ({"interaction_hidden_size": 16, "interaction_key_value_heads": 1}, "mice-l4+3-w16-kv1"),
+]
+
+
+@pytest.mark.parametrize(("fields", "name"), NAMES)
+def test_a_name_says_what_the_model_is(fields: dict[str, Any], name: str) -> None:
+    assert MiceConfig(BertConfig(**BACKBONE, num_hidden_layers=4), **SIZES | fields).name == name
+
+
+def test_every_choice_has_a_name_of_its_own() -> None:
+    """One field changed at a time, what it needs beside it."""
+    names = set()
+    plain: dict[str, Any] = {"interaction_layers": 2, "pooled_residual": True}
+    changes = [{name: value} for name, values in OPTIONS.items() for value in dict.fromkeys(values)]
+    configs = []
+    for change in changes:
+        config = MiceConfig(BertConfig(**BACKBONE, num_hidden_layers=2), **SIZES | plain | change)
+        configs.append({name: getattr(config, name) for name in OPTIONS})
+        names.add(config.name)
+    different = {str(config) for config in configs}
+    assert len(names) == len(different)
+
+
+EXCLUDED: list[tuple[dict[str, Any], str]] = [
+    ({"interaction_attention": "joint", "interaction_order": "self_first"}, "interaction_order: 'self_first'"),
+    ({"interaction_attention": "joint", "query_self_attention": False}, "interaction_attention: 'joint'"),
+    ({"interaction_attention": "joint", "interaction_key_value_heads": 1}, "interaction_key_value_heads"),
+    ({"document_states": "per_layer", "query_self_attention": False}, "document_states: 'per_layer'"),
+    ({"interaction_order": "self_first", "query_self_attention": False}, "interaction_order: 'self_first'"),
+    ({"cls_attends_document": False, "query_self_attention": False}, "cls_attends_document: False"),
+    ({"query_attends_cls": True, "query_self_attention": False}, "query_attends_cls: True"),
+    ({"pooled_residual": True, "pooling": "cls", "document_cls": False}, "pooling: 'cls'"),
+    ({"interaction_attention": "both"}, "interaction_attention: 'both' is not one of"),
+    ({"document_states": "thawed"}, "document_states: 'thawed' is not one of"),
+    ({"interaction_key_value_heads": 3}, "interaction_key_value_heads: 3 heads"),
+    ({"interaction_key_value_heads": 0}, "interaction_key_value_heads: 0 heads"),
+    ({"document_contextualization_layers": 0}, "document_contextualization_layers: .* got 0"),
+    ({"document_token_type": 2}, "document_token_type: the backbone has 2 token types, got 2"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), EXCLUDED)
+def test_choices_that_exclude_each_other_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MiceConfig(BertConfig(**BACKBONE), **SIZES | fields)
+
+
+def test_a_learned_cls_takes_the_place_of_the_contextualised_one(shake: Callable[..., None]) -> None:
+    model = build(MiceConfig(BertConfig(**BACKBONE, num_hidden_layers=1), global_cls=True, **SIZES), shake)
+    queries = model.encode_queries(*texts_of(model, "query", [3, 5]))
+    rows = model.replace_cls(queries.states)
+    assert torch.equal(rows[:, 0], model.global_cls.expand(2, -1))
+    assert torch.equal(rows[:, 1:], queries.states[:, 1:])
+
+
+@torch.no_grad()
+def test_lexical_bias_moves_only_equal_tokens(shake: Callable[..., None]) -> None:
+    """With weights far apart, a token that has its equal in the document reads that one alone."""
+    model = build(MiceConfig(BertConfig(**BACKBONE, num_hidden_layers=1), lexical_bias=True, **SIZES), shake)
+    layer: Any = model.interaction[0]
+    layer.lexical_bias.fill_(1e4)
+    query, document = [CLS, 5, 6, SEP], [CLS, 7, 5, 8, SEP]
+    queries, documents = (
+        encode(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long))
+        for encode, ids in ((model.encode_queries, query), (model.encode_documents, document))
+    )
+    seen: list[torch.Tensor] = []
+    layer.cross_attention.output.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0][0]))
+    model.score(queries, documents)
+    layer.lexical_bias.fill_(0.0)
+    model.score(queries, documents)
+    biased, plain = seen
+    torch.testing.assert_close(biased[1], layer.cross_attention.value(documents.states[0, 2]), atol=1e-5, rtol=0)
+    assert not torch.allclose(biased[1], plain[1], atol=1e-3)
+    torch.testing.assert_close(biased[[0, 2, 3]], plain[[0, 2, 3]])  # [CLS] and [SEP] have equals, but are no words
