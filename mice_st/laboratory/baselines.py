@@ -9,17 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import (
-    CrossEncoder,
-    MultiVectorEncoder,
-    MultiVectorEncoderTrainer,
-    MultiVectorEncoderTrainingArguments,
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
-from sentence_transformers.multi_vector_encoder.losses import MultiVectorMultipleNegativesRankingLoss
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 from tqdm.auto import tqdm
 
 from mice_st.convert import convert
@@ -27,14 +17,14 @@ from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.systems import rerank_with_vectors
 from mice_st.laboratory.experiment import Experiment, Retraining
 from mice_st.laboratory.ladder import describe, load_masked, require_classifier
+from mice_st.laboratory.vectors import train_vectors
 from mice_st.model_loading import load_model
-from mice_st.training.mining import mine_rows
-from mice_st.training.reranker_trainer import NO_STEP_LIMIT
-from mice_st.training.schedule import Clock, Schedule
+from mice_st.modeling.config_checks import SUFFIXES
 
 VECTORS = {"colbert": MultiVectorEncoder, "bi-encoder": SentenceTransformer}
 PRESET = re.compile(r"full|mask[012]|sparse-ce|(mask3|prettr)-l\d+")
-MICE = re.compile(r"mice-l(\d+)\+(\d+)")
+MICE = re.compile(r"mice-l(\d+)(?:-d(\d+))?\+(\d+)((?:-[a-z0-9]+)*)")
+NUMBERED = {"w": "interaction_hidden_size", "kv": "interaction_key_value_heads"}
 
 
 def measure_baselines(
@@ -49,8 +39,9 @@ def measure_baselines(
 
     Args:
         source: Folder or Hub id of the cross-encoder.
-        names: A masking preset (``full``, ``prettr-l4``, ``sparse-ce``, ...), ``mice-l4+3``, ``colbert``, ``bi-encoder``;
-            or folder or Hub id of any model, which is measured as it is.
+        names: A masking preset (``full``, ``prettr-l4``, ``sparse-ce``, ...); the name of a MICE configuration
+            (``mice-l4+3``, ``mice-l4+3-lex``; ``mice-l10-d12+2`` is MORES); ``colbert``; ``bi-encoder``; or folder or Hub
+            id of any model, which is measured as it is.
         experiment: What to measure, and to train, on.
         retraining: How to train what is made from the source; None trains nothing.
         output: Folder for the trained models.
@@ -67,7 +58,7 @@ def measure_baselines(
     rows = []
     for name in tqdm(names, "Baselines", unit="system", delay=2, leave=False):
         model = make_baseline(source, name, max_length, is_trained=retraining is not None)
-        is_made = PRESET.fullmatch(name) or MICE.fullmatch(name) or name in VECTORS
+        is_made = PRESET.fullmatch(name) or name.startswith("mice-l") or name in VECTORS
         steps = 0
         if retraining is not None and is_made:
             train = Retraining.train if isinstance(model, CrossEncoder) else train_vectors
@@ -91,8 +82,8 @@ def make_baseline(source: str, name: str, max_length: int | None, is_trained: bo
         if not is_trained:
             require_classifier(source)
         return load_masked(source, name, max_length)
-    if match := MICE.fullmatch(name):
-        return convert(source, int(match[1]), int(match[2]))[0]
+    if name.startswith("mice-l"):
+        return convert(source, **parse_mice_name(name))[0]
     if name in VECTORS:
         if not is_trained:
             raise ValueError(
@@ -108,40 +99,27 @@ def make_baseline(source: str, name: str, max_length: int | None, is_trained: bo
     return load_model(name, max_length=max_length)
 
 
-def train_vectors(retraining: Retraining, model: Any, experiment: Experiment, output: Path) -> int:
-    """``Retraining.train`` for ColBERT and bi-encoders: the same rows, steps and rate; in-batch and hard negatives."""
-    from datasets import Dataset
+def parse_mice_name(name: str) -> dict[str, Any]:
+    """``MiceConfig.name`` read backwards: the arguments of ``convert`` that make a model of that name.
 
-    assert experiment.training is not None  # a command that trains loads a training split
-    recipe = retraining.recipe(output)
-    rows = mine_rows(experiment.training, recipe)
-    count = min(len(row.negatives) for row in rows)
-    columns = {"query": [row.query for row in rows], "positive": [row.positive for row in rows]}
-    for place in range(count):
-        columns[f"negative_{place + 1}"] = [row.negatives[place] for row in rows]
-    dataset = Dataset.from_dict(columns)
-    is_colbert = isinstance(model, MultiVectorEncoder)
-    arguments = (MultiVectorEncoderTrainingArguments if is_colbert else SentenceTransformerTrainingArguments)(
-        output_dir=str(output),
-        max_steps=retraining.steps or NO_STEP_LIMIT,
-        learning_rate=retraining.learning_rate,
-        lr_scheduler_type="linear" if retraining.steps else "constant",
-        warmup_steps=0.1 if retraining.steps else 0,
-        per_device_train_batch_size=retraining.batch_size,
-        seed=retraining.seed,
-        dataloader_drop_last=True,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-    loss = MultiVectorMultipleNegativesRankingLoss if is_colbert else MultipleNegativesRankingLoss
-    trainer = (MultiVectorEncoderTrainer if is_colbert else SentenceTransformerTrainer)(
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        loss=loss(model),
-        callbacks=[Clock(Schedule(recipe, retraining.steps), evaluates=False)],
-    )
-    trainer.train()
-    return int(trainer.state.global_step)
+    Raises:
+        ValueError: If it is no such name; names the suffix that is unknown.
+    """
+    match = MICE.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name}: a MICE model is called mice-l4+3, mice-l4-d6+3 or mice-l4+3-lex, and so on")
+    fields: dict[str, Any] = {"contextualization_layers": int(match[1]), "interaction_layers": int(match[3])}
+    if match[2]:
+        fields["document_contextualization_layers"] = int(match[2])
+    known = {suffix: (field, value) for field, value, suffix in SUFFIXES}
+    for suffix in match[4].split("-")[1:]:
+        numbered = re.fullmatch(r"(w|kv)(\d+)", suffix)
+        if numbered is not None:
+            fields[NUMBERED[numbered[1]]] = int(numbered[2])
+        elif suffix in known:
+            fields[known[suffix][0]] = known[suffix][1]
+        else:
+            raise ValueError(
+                f"{name}: there is no suffix {suffix!r}; there are {', '.join(known)}, w and kv with a number"
+            )
+    return fields

@@ -43,8 +43,8 @@ class MaskOptions:
     baselines: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Also measure these: full, prettr-l4, sparse-ce, mice-l4+3, colbert, bi-encoder (made from the model), "
-            "or folders of other models."
+            "help": "Also measure these: full, prettr-l4, sparse-ce, mice-l4+3, mice-l10-d12+2 (MORES), colbert, bi-encoder "
+            "(made from the model), or folders of other models."
         },
     )
     convert: bool = field(

@@ -1,6 +1,7 @@
 """``mice-st mask`` and ``mice-st trim`` on tiny models: what they print and write is what the parts compute."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from mice_st.collection import Collection, write_beir
 from mice_st.convert import convert
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.plots import _layer_range, plot_readable_segments
-from mice_st.laboratory.baselines import make_baseline, measure_baselines, train_vectors
+from mice_st.laboratory.baselines import make_baseline, measure_baselines, parse_mice_name
 from mice_st.laboratory.experiment import Retraining, load_experiment
 from mice_st.laboratory.ladder import largest_difference, measure_ladder, recommend_fusion_layer
+from mice_st.laboratory.vectors import train_vectors
 from mice_st.masking import SEGMENTS, MaskedCrossEncoder, make_preset, readable_segments
 
 TEXTS = [
@@ -154,11 +156,11 @@ def test_baselines_are_measured_on_the_same_candidates(
 ) -> None:
     source = str(family_folder("bert"))
     experiment = load_experiment(str(beir_folder), "test", "train", 50, 5, 0)
-    names = ["sparse-ce", "mice-l2+2", str(embedding_folder)]
+    names = ["sparse-ce", "mice-l2-d3+2-self", str(embedding_folder)]
     rows = measure_baselines(source, names, experiment, None, tmp_path)
     assert [row["step"] for row in rows] == names
     sparse = MaskedCrossEncoder(source, "sparse-ce", activation_fn=nn.Identity())
-    mice, _ = convert(source, 2, 2)
+    mice, _ = convert(source, 2, 2, document_contextualization_layers=3, interaction_order="self_first")
     qrels = experiment.evaluator.collection.qrels
     for row, model in zip(rows, (sparse, mice), strict=False):
         assert row["ndcg@10"] == evaluate_run(qrels, experiment.evaluator.rerank(model)).ndcg_at_10
@@ -185,3 +187,17 @@ def test_baselines_of_vectors_are_trained_first(
         assert train_vectors(retraining, model, experiment, tmp_path / name) == 2
         moved = [not old.equal(new) for old, new in zip(before, model.parameters(), strict=True)]
         assert sum(moved) > len(moved) / 2
+
+
+@pytest.mark.parametrize(
+    "name", ["mice-l2+2", "mice-l2-d4+2", "mice-l1+3-self-blindcls-lex-kv2", "mice-l2+2-joint-perlayer-lonesep"]
+)
+def test_a_mice_model_is_made_by_its_name(name: str, family_folder: Callable[[str], Path]) -> None:
+    model = make_baseline(str(family_folder("bert")), name, None, is_trained=False)
+    assert model.mice.config.name == name
+
+
+@pytest.mark.parametrize("name", ["mice-l2", "mice-l2+2-lexx", "mice-l2+2-", "mice-lx+2", "mice-l2+2-kv"])
+def test_names_that_are_none_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(name)):
+        parse_mice_name(name)
