@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 from mice_st.collection import Collection
@@ -19,8 +20,8 @@ LEAST_WORDS_LEFT = 10  # what is left of a document must be worth finding
 def pseudo_query_collection(folder: Path, name: str) -> Collection:
     """A collection whose queries are made from its own documents.
 
-    A document with a title gives its title; one without, the first of several sentences. Documents from which neither can be made stay as
-    candidates. Which title or sentence several documents share is no query.
+    A document with a title of its own gives its title; any other the first of several sentences, unless other documents begin with
+    it too. Documents from which neither can be made stay as candidates.
 
     Args:
         folder: Holds ``corpus.jsonl`` in BEIR layout; each line has been checked before.
@@ -32,32 +33,32 @@ def pseudo_query_collection(folder: Path, name: str) -> Collection:
     Raises:
         ValueError: If no document gives a query.
     """
-    corpus: dict[str, str] = {}
-    queries: dict[str, str] = {}
+    rows: dict[str, tuple[str, str]] = {}
     with (folder / "corpus.jsonl").open(encoding="utf-8-sig") as lines:
         for line in filter(str.strip, lines):
             row = json.loads(line)
-            document_id = str(row["_id"] if "_id" in row else row["id"])
-            query, rest = _split(row.get("title") or "", row["text"])
-            corpus[document_id] = rest
-            if query:
-                queries[document_id] = query
-    seen: dict[str, int] = {}
-    for query in queries.values():
-        seen[query.lower()] = seen.get(query.lower(), 0) + 1
-    queries = {item: query for item, query in queries.items() if seen[query.lower()] == 1}
+            title = " ".join((row.get("title") or "").split())
+            rows[str(row["_id"] if "_id" in row else row["id"])] = (title, row["text"].strip())
+    titles = Counter(title.lower() for title, _ in rows.values())
+    sentences = Counter(_first_sentence(text)[0].lower() for _, text in rows.values())
+    corpus: dict[str, str] = {}
+    queries: dict[str, str] = {}
+    for document_id, (title, text) in rows.items():
+        sentence, rest = _first_sentence(text)
+        if title and titles[title.lower()] == 1 and len(text.split()) >= LEAST_WORDS_LEFT:
+            queries[document_id], corpus[document_id] = title, text
+        elif sentence and sentences[sentence.lower()] == 1:
+            queries[document_id], corpus[document_id] = sentence, f"{title} {rest}".strip()
+        else:
+            corpus[document_id] = f"{title} {text}".strip()
     if not queries:
         raise ValueError(f"{name}: no document has a title or a first sentence of its own to be a query")
     return Collection(name, corpus, queries, {item: {item: 1} for item in queries})
 
 
-def _split(title: str, text: str) -> tuple[str, str]:
-    """Query and the rest of the document; an empty query where there is none."""
-    title, text = " ".join(title.split()), text.strip()
-    if title and len(text.split()) >= LEAST_WORDS_LEFT:
-        return title, text
-    whole = f"{title} {text}".strip()
-    sentence, *rest = SENTENCE_END.split(whole, maxsplit=1)
+def _first_sentence(text: str) -> tuple[str, str]:
+    """First sentence and the rest of a text; an empty sentence where it is no query, or too little would be left."""
+    sentence, *rest = SENTENCE_END.split(text, maxsplit=1)
     if rest and len(rest[0].split()) >= LEAST_WORDS_LEFT and 2 <= len(sentence.split()) <= MOST_WORDS:
         return sentence, rest[0]
-    return "", whole
+    return "", text

@@ -25,7 +25,7 @@ from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.hub.push import push_checkpoint
 from mice_st.modeling.modeling_mice import DocumentStates
 from mice_st.training.batches import ShuffledBatches, TokenBatches
-from mice_st.training.checkpoints import list_checkpoints
+from mice_st.training.checkpoints import is_complete, list_checkpoints
 from mice_st.training.data import SOURCE_COLUMN
 from mice_st.training.losses import LAYOUTS
 from mice_st.training.recipe import TrainingRecipe
@@ -145,6 +145,8 @@ class RerankerTrainer(CrossEncoderTrainer):
         try:
             super()._save_checkpoint(*args, **kwargs)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch.save and safetensors have errors of their own
+            if is_complete(folder, self.args.world_size):  # only what comes after writing, such as a push, has failed
+                raise
             shutil.rmtree(folder, ignore_errors=True)  # half a checkpoint; its room may be what is missing
             rest = list_checkpoints(folder.parent)
             last = f"the last good checkpoint is {rest[-1]}" if rest else "there is no checkpoint yet"

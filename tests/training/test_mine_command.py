@@ -89,16 +89,16 @@ def test_titles_and_first_sentences_become_queries_and_leave_their_documents(tmp
     rows = [
         {"_id": "1", "title": "Berlin  museums", "text": rest},
         {"_id": "2", "title": "", "text": f"Rivers of Germany are long. {rest}"},
-        {"_id": "3", "title": "Same", "text": f"{rest} A"},
+        {"_id": "3", "title": "Same", "text": f"Bridges cross rivers. {rest} A"},
         {"_id": "4", "title": "same", "text": f"{rest} B"},
         {"_id": "5", "text": "One sentence that goes on"},
         {"_id": "6", "title": "Short", "text": "too short."},
     ]
     (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)))
     made = pseudo_query_collection(tmp_path, "made")
-    assert made.queries == {"1": "Berlin museums", "2": "Rivers of Germany are long."}
-    assert made.qrels == {"1": {"1": 1}, "2": {"2": 1}}
-    assert (made.corpus["1"], made.corpus["2"]) == (rest, rest)
+    assert made.queries == {"1": "Berlin museums", "2": "Rivers of Germany are long.", "3": "Bridges cross rivers."}
+    assert made.qrels == {item: {item: 1} for item in made.queries}
+    assert (made.corpus["1"], made.corpus["2"], made.corpus["3"]) == (rest, rest, f"Same {rest} A")
     assert (made.corpus["5"], made.corpus["6"]) == ("One sentence that goes on", "Short too short.")
     (tmp_path / "corpus.jsonl").write_text(json.dumps(rows[4]))
     with pytest.raises(ValueError, match="made: no document has a title"):

@@ -37,9 +37,11 @@ train(TrainingRecipe(**json.loads(sys.argv[1])))
 """
 
 
-def start(*command: str) -> subprocess.CompletedProcess[str]:
+def start(*command: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False, timeout=timeout
+    )
 
 
 def weights(folder: str | Path) -> dict[str, torch.Tensor]:
@@ -154,3 +156,37 @@ def test_two_processes_train_as_one_does_and_can_be_cut_off(
     assert resumed.returncode == 0, resumed.stderr
     for name, tensor in weights(two.output).items():
         assert torch.equal(tensor, uninterrupted[name]), name
+
+
+DEAD_WORKER = """
+import json, os, signal, sys
+from mice_st.training import TrainingRecipe, train
+from mice_st.training.reranker_trainer import RerankerTrainer
+
+compute_loss = RerankerTrainer.compute_loss
+
+def compute_and_die(self, *args, **kwargs):
+    if os.environ["RANK"] == "1" and self.state.global_step == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return compute_loss(self, *args, **kwargs)
+
+RerankerTrainer.compute_loss = compute_and_die
+train(TrainingRecipe(**json.loads(sys.argv[1])))
+print("it went on")
+"""
+
+
+@pytest.mark.slow
+def test_a_dead_worker_ends_the_other_with_an_error(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text(DEAD_WORKER)
+    run = recipe(max_steps=2000, save_steps=1, expected_processes=2)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    ran = start(
+        *torchrun, str(tmp_path / "dies.py"), json.dumps(asdict(run)), timeout=300
+    )  # 2000 steps would take longer
+    assert ran.returncode != 0
+    assert "it went on" not in ran.stdout
+    assert "Signal 9 (SIGKILL)" in ran.stderr
+    assert not (Path(run.output) / "model.safetensors").exists()
+    good = [folder for folder in list_checkpoints(Path(run.output) / "checkpoints") if is_complete(folder, processes=2)]
+    assert [folder.name for folder in good] == ["checkpoint-1", "checkpoint-2"]

@@ -186,3 +186,16 @@ def test_a_disk_that_fills_leaves_the_last_good_checkpoint(
     resumed = train(recipe(max_steps=6, save_steps=2, resume=True))
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+def test_a_push_that_fails_costs_no_checkpoint(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("the Hub is away")
+
+    monkeypatch.setattr(RerankerTrainer, "_push_from_checkpoint", refuse)
+    monkeypatch.setattr(RerankerTrainer, "init_hf_repo", lambda *_, **__: None)
+    run = recipe(max_steps=2, save_steps=1, push_to="org/model")
+    with pytest.raises(OSError, match=r"^the Hub is away$"):
+        train(run)
+    (checkpoint,) = list_checkpoints(Path(run.output) / "checkpoints")
+    assert is_complete(checkpoint, 1)
