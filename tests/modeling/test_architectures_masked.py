@@ -1,5 +1,7 @@
 """A cross-encoder under Mask3-l, its masks written out here, converts to MICE without loss."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +119,46 @@ def test_each_field_is_needed(cross_encoder_folder: Path) -> None:
         changed = LOSSLESS | {name: other.get(name, not value)}
         scores = convert(cross_encoder_folder, 1, 3, **changed)[0].predict(PAIRS)
         assert np.abs(scores - expected).max() > 1e-3, name
+
+
+OPTIONS: dict[str, Any] = {
+    "document_contextualization_layers": 3,
+    "interaction_key_value_heads": 1,
+    "lexical_bias": True,
+    "exact_match": True,
+    "global_cls": True,
+    "sep_attends_itself_alone": True,
+}
+
+DOORS = """
+import json, sys
+import torch
+from sentence_transformers import CrossEncoder
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+folder, pairs = sys.argv[1], [tuple(pair) for pair in json.loads(sys.argv[2])]
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+encoding = tokenizer(*map(list, zip(*pairs)), padding=True, return_tensors="pt")
+model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
+with torch.no_grad():
+    scores = [model(**encoding).logits.squeeze(-1).tolist()]
+model = CrossEncoder(folder, trust_remote_code=True, device="cpu")
+scores.append(model.predict(pairs).tolist())
+module = model[0]
+states = module.model.encode_documents(**module.preprocess([document for _, document in pairs])).unpad()
+scores.append(model.predict([(query, state) for (query, _), state in zip(pairs, states)]).tolist())
+print(json.dumps(scores))
+"""
+
+
+@pytest.mark.slow  # a fresh process
+@pytest.mark.parametrize("fields", [LOSSLESS, OPTIONS], ids=["lossless", "options"])
+def test_the_hub_copy_gives_the_same_scores(
+    cross_encoder_folder: Path, tmp_path: Path, run_python: Callable[..., str], fields: dict[str, Any]
+) -> None:
+    model, _ = convert(cross_encoder_folder, 1, 3, **fields)
+    model.save(str(tmp_path))
+    expected = model.predict(PAIRS)
+    printed = run_python(DOORS, tmp_path, json.dumps(PAIRS), without_mice_st=True)
+    for scores in json.loads(printed.splitlines()[-1]):
+        np.testing.assert_allclose(scores, expected, atol=1e-5, rtol=0)
