@@ -17,7 +17,7 @@ A file without ``[[steps]]`` holds the fields of one ``TrainingRecipe``. Otherwi
     train_data = ["{data}/squad:train"]
 
 What stands above the steps holds for each of them that has such a flag. ``{name}`` is the output of an earlier step, which lies in the
-output folder under the step's name, and ``{data}`` the folder of the collections. ``all-MiniLM-L6-v2`` is the model in the installed wheel.
+output folder under the step's name; ``{data}`` is the folder of the collections, ``{output}`` the output folder itself. ``all-MiniLM-L6-v2`` is the model in the installed wheel.
 ``limit_share`` is the part of a ``--limit`` on the command line that a step gets.
 """
 
@@ -125,7 +125,7 @@ def read_recipe(path: str, flags: Sequence[str] = ()) -> tuple[Path, list[Step]]
         _refuse_unused(given, used)
         return output, [step]
     shared = {name: value for name, value in content.items() if name not in ("output", "data")}
-    places = {"data": str(content.get("data", "data"))}
+    places = {"data": str(content.get("data", "data")), "output": str(output)}
     read: list[Step] = []
     used = set()
     for step in steps:

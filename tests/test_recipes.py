@@ -1,7 +1,10 @@
 """Recipe files: what is filled in, what is done once, what goes on, and that every example can be read."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -149,7 +152,7 @@ def test_a_file_without_steps_holds_the_fields_of_one_recipe(write: Callable[[st
         (
             'output = "o"\n[[steps]]\nname = "a"\nmodel = "{b}"\ntrain_data = ["t"]',
             [],
-            r"step 'a': model: \{b\} is no earlier step; there are data",
+            r"step 'a': model: \{b\} is no earlier step; there are data, output",
         ),
         ('output = "o"\nmodel = "m"\ntrain_data = ["t"]\nbach_size = 3', [], "unknown flags --bach_size 3"),
         (
@@ -219,6 +222,30 @@ def test_seeds_need_something_to_compare_them_on(two_steps: str, tmp_path: Path)
     Path(two_steps).write_text(text.replace('dev_data = ["{data}/pets:train"]', ""))
     with pytest.raises(ValueError, match="seeds: need dev_data"):
         run_recipe(two_steps)
+
+
+@pytest.mark.slow
+def test_two_processes_do_a_recipe_together(two_steps: str, tmp_path: Path) -> None:
+    text = (
+        Path(two_steps)
+        .read_text()
+        .replace("seeds =", 'freeze_contextualization = true\nstored_states_file = "{output}/states.sqlite"\nseeds =')
+    )
+    Path(two_steps).write_text(text)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "mice_st.cli", "train")
+    ran = subprocess.run(
+        [sys.executable, *torchrun, two_steps, "--max_steps", "2", "--expected_processes", "2"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.stdout.count("Step 2 of 2") == 1
+    summary = json.loads((tmp_path / "run" / "model" / "seeds.json").read_text())
+    assert [entry["seed"] for entry in summary["seeds"]] == [0, 1]
+    assert (tmp_path / "run" / "states.sqlite").is_file()
 
 
 @pytest.mark.slow

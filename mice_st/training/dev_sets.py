@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import mean
-from typing import Any
 
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.evaluation import BaseEvaluator
@@ -13,7 +13,7 @@ from mice_st.collection import Collection
 from mice_st.collection_source import load_collection
 from mice_st.evaluation.reranking import RerankingEvaluator
 from mice_st.evaluation.suites import draw_queries
-from mice_st.first_stage import BM25
+from mice_st.first_stage import BM25, Run
 from mice_st.training.recipe import TrainingRecipe
 
 
@@ -59,27 +59,34 @@ def build_evaluator(recipe: TrainingRecipe, dev: Collection | None = None) -> Ba
         ValueError: If two collections have one name.
     """
     sources = {"dev": recipe.dev_data or [], "watched": recipe.watch_data or []}
-    collections = {
-        group: [load_collection(source, recipe.dev_split) for source in named] for group, named in sources.items()
-    }
+    choices = (recipe.dev_split, recipe.dev_queries, recipe.dev_top_k, recipe.seed)
+    collections = {group: [_load(source, *choices) for source in named] for group, named in sources.items()}
     if dev is not None:
-        collections["dev"] = [dev]
+        collections["dev"] = [_with_candidates(dev, *choices[1:])]
     if not collections["dev"]:
         return None
-    names = [collection.name for group in collections.values() for collection in group]
+    names = [collection.name for group in collections.values() for collection, _ in group]
     if twice := [name for name in names if names.count(name) > 1 or name in collections]:
         raise ValueError(f"dev_data, watch_data: the name {twice[0]!r} is there twice, or stands for the mean")
     if len(names) == 1:
-        return _evaluator(recipe, collections["dev"][0], "dev")
-    built: dict[str, Any] = {
-        group: [_evaluator(recipe, collection, collection.name) for collection in found]
+        collection, candidates = collections["dev"][0]
+        return RerankingEvaluator(collection, candidates, "dev", keep_states=recipe.freeze_contextualization)
+    built = {
+        group: [
+            RerankingEvaluator(collection, candidates, collection.name, keep_states=recipe.freeze_contextualization)
+            for collection, candidates in found
+        ]
         for group, found in collections.items()
     }
     return DevSetsEvaluator(built["dev"], built["watched"])
 
 
-def _evaluator(recipe: TrainingRecipe, collection: Collection, name: str) -> RerankingEvaluator:
-    """Re-ranking of BM25's candidates."""
-    chosen = draw_queries(collection, recipe.dev_queries, recipe.seed)
-    candidates = BM25(chosen.corpus).search(chosen.queries, recipe.dev_top_k)
-    return RerankingEvaluator(chosen, candidates, name, keep_states=recipe.freeze_contextualization)
+@lru_cache(maxsize=32)  # the steps and seeds of a recipe measure on the same sets, one after the other
+def _load(source: str, split: str, queries: int | None, top_k: int, seed: int) -> tuple[Collection, Run]:
+    return _with_candidates(load_collection(source, split), queries, top_k, seed)
+
+
+def _with_candidates(collection: Collection, queries: int | None, top_k: int, seed: int) -> tuple[Collection, Run]:
+    """Some of the queries, and BM25's candidates for them."""
+    chosen = draw_queries(collection, queries, seed)
+    return chosen, BM25(chosen.corpus).search(chosen.queries, top_k)

@@ -97,9 +97,13 @@ def encode_to_disk(
         StoreMismatchError: If another model made the store; names the field.
     """
     made_by = fingerprint_of(model, codec)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open_store(path, made_by, read_only=False) as store:
-        encode_corpus(model, _different(texts), store, show_progress_bar=show_progress_bar)
+    parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not parallel or torch.distributed.get_rank() == 0:  # a store has one writer
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open_store(path, made_by, read_only=False) as store:
+            encode_corpus(model, _different(texts), store, show_progress_bar=show_progress_bar)
+    if parallel:
+        torch.distributed.barrier()
     return DiskStates(open_store(path, made_by, read_only=True))
 
 
