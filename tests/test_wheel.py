@@ -35,7 +35,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     code |= {f"mice_st/modeling/{path.name}" for path in (ROOT / "modeling").glob("*.py")}
     assert code <= names
     assert "mice_st/modeling/modeling_mice.py" in names
-    assert "mice_st/py.typed" in names
+    assert {"mice_st/py.typed", "mice_st/hub/model_card.md.jinja"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"mice_st"}
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig
 
 from mice_st.hub.card_facts import CardFacts, read_card_facts
 from mice_st.hub.files import CARD_FILE
-from mice_st.hub.verification import Record
+from mice_st.hub.record import Record
 from mice_st.modeling.modeling_mice import MiceConfig
 
 TEMPLATE = "model_card.md.jinja"
@@ -51,7 +51,7 @@ def render_card(folder: Path, repo: str, tag: str, record: Record) -> Card:
         folder: The model folder, with ``card.yaml`` where there is something to say.
         repo: Hub id that the examples load.
         tag: Tag that the examples pin.
-        record: Scores of the example; see ``mice_st.hub.verification``.
+        record: Scores of the example; see ``mice_st.hub.record``.
 
     Returns:
         The card; the Hub's own reader has read its front matter.

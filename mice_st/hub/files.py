@@ -27,6 +27,7 @@ LOADED: dict[str, tuple[str, ...]] = {
         "vocab.txt",
         "vocab.json",
         "merges.txt",
+        "*.model",  # SentencePiece
     ),
     "config": ("config.json", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
 }

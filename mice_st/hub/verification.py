@@ -1,4 +1,4 @@
-"""``verification.json``: what a published folder holds and scores, and whether it still does.
+"""Whether a published folder still is and scores what its ``verification.json`` says.
 
 Hashes are compared before anything is loaded: changed code is named, never run. They show that a folder is what was
 published; whom to trust is another question (``docs/security.md``).
@@ -6,7 +6,6 @@ published; whom to trust is another question (``docs/security.md``).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -14,23 +13,21 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import constants
-from safetensors import SafetensorError, safe_open
 
 import mice_st.modeling
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.hub import doors
-from mice_st.hub.files import VERIFICATION_FILE, kind_of, list_files, sha256_of
-from mice_st.hub_folder import read_json, write_json
+from mice_st.hub.files import VERIFICATION_FILE, kind_of, sha256_of
+from mice_st.hub.record import FORMAT, Record, compare_files, hash_tensors, loaded_files, read_record
+from mice_st.hub_folder import write_json
 
-FORMAT = 1
-INSTALLED_DOOR = "MiceCrossEncoder"
 # Between machines float32 sums in another order; half precision rounds each of them.
 TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-2
 
+INSTALLED_DOOR = "MiceCrossEncoder"
 # The first query's documents are also the example on the model's card.
 _QUERY = "What is the capital of France?"
 PAIRS = (
@@ -43,27 +40,6 @@ PAIRS = (
     ("a", "word " * 600),
     ("", ""),
 )
-
-
-@dataclass(frozen=True)
-class Record:
-    """The content of ``verification.json``.
-
-    Attributes:
-        format: Version of this layout.
-        files: Path -> SHA-256 of each file that loading reads.
-        tensors: Name -> SHA-256 over dtype, shape and bytes of each tensor.
-        pairs: Queries and documents.
-        logits: Their scores, float32.
-        tolerance: How far a score may be off, times the larger of 1 and the score.
-    """
-
-    format: int
-    files: dict[str, str]
-    tensors: dict[str, str]
-    pairs: list[list[str]]
-    logits: list[float]
-    tolerance: float
 
 
 @dataclass(frozen=True)
@@ -100,40 +76,20 @@ def write_record(folder: Path) -> Record:
     """
     tensors: dict[str, str] = {}
     is_half = False
-    for path in _loaded(folder):
+    for path in loaded_files(folder):
         if path.endswith(".safetensors"):
-            hashes, dtypes = _hash_tensors(folder / path)
+            hashes, dtypes = hash_tensors(folder / path)
             tensors |= hashes
             is_half = is_half or bool(dtypes - {torch.float32})
     pairs = [list(pair) for pair in PAIRS]
     scores = run_doors(str(folder), None, pairs)
-    files = {path: sha256_of(folder / path) for path in _loaded(folder)}
+    files = {path: sha256_of(folder / path) for path in loaded_files(folder)}
     tolerance = HALF_TOLERANCE if is_half else TOLERANCE
     record = Record(FORMAT, files, tensors, pairs, scores["CrossEncoder"], tolerance)
     problems, _ = compare_scores(scores, record)
     if problems:
         raise ValueError(f"{folder}: the ways to load it do not agree. {'; '.join(problems)}")
     write_json(folder / VERIFICATION_FILE, asdict(record))
-    return record
-
-
-def read_record(folder: Path) -> Record:
-    """Read ``verification.json``.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is not of this layout.
-    """
-    path = folder / VERIFICATION_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is none, so nothing says what the model should be")
-    try:
-        record = Record(**read_json(path))
-        complete = record.format == FORMAT and len(record.pairs) == len(record.logits) > 0 and record.tolerance < 0.1
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: is no verification record: {error}") from error
-    if not complete:
-        raise ValueError(f"{path}: is no verification record of format {FORMAT}")
     return record
 
 
@@ -176,35 +132,6 @@ def verify_folder(
         else:
             problems, differences = compare_scores(scores, record)
     return Verification(problems, differences, record)
-
-
-def compare_files(folder: Path, record: Record) -> list[str]:
-    """What the folder's files and tensors differ in from the record, one sentence each."""
-    present = _loaded(folder)
-    problems = [f"{kind_of(path)} {path} is missing" for path in record.files if path not in present]
-    problems += [f"{kind_of(path)} {path} is not in the record" for path in present if path not in record.files]
-    changed = [path for path in present if record.files.get(path, "") not in ("", sha256_of(folder / path))]
-    problems += [f"{kind_of(path)} {path} has changed" for path in changed if not path.endswith(".safetensors")]
-    tensors: dict[str, str] = {}
-    damaged = False
-    for path in (path for path in present if path.endswith(".safetensors") and path in record.files):
-        try:
-            hashes, _ = _hash_tensors(folder / path)
-        except (SafetensorError, ValueError, RuntimeError) as error:
-            damaged = True
-            problems.append(f"weights {path}: the header is damaged: {error}")
-            continue
-        tensors |= hashes
-        same = all(record.tensors.get(name) == digest for name, digest in hashes.items())
-        if path in changed and same and hashes.keys() >= record.tensors.keys():
-            problems.append(f"weights {path} has changed outside its tensors, in the header")
-    problems += [
-        f"tensor {name} has changed" for name in tensors if record.tensors.get(name, "") not in ("", tensors[name])
-    ]
-    problems += [f"tensor {name} is not in the record" for name in tensors if name not in record.tensors]
-    if not damaged:
-        problems += [f"tensor {name} is missing" for name in record.tensors if name not in tensors]
-    return problems
 
 
 def compare_scores(scores: dict[str, list[float]], record: Record) -> tuple[list[str], dict[str, float]]:
@@ -256,29 +183,12 @@ def run_doors(
     return json.loads(process.stdout.splitlines()[-1])
 
 
-def _loaded(folder: Path) -> list[str]:
-    return [path for path in list_files(folder) if kind_of(path) is not None]
-
-
 def _foreign_code(folder: Path) -> list[str]:
     """Python files that the installed package does not have, or has otherwise."""
     installed = Path(mice_st.modeling.__file__).parent
-    names = [path for path in _loaded(folder) if kind_of(path) == "code"]
+    names = [path for path in loaded_files(folder) if kind_of(path) == "code"]
     return [
         name
         for name in names
         if not (installed / name).is_file() or sha256_of(installed / name) != sha256_of(folder / name)
     ]
-
-
-def _hash_tensors(path: Path) -> tuple[dict[str, str], set[Any]]:
-    """Name -> SHA-256 over dtype, shape and bytes; and the dtypes."""
-    hashes, dtypes = {}, set()
-    with safe_open(path, "pt") as file:
-        for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-            tensor = file.get_tensor(name)
-            digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-            hashes[name] = digest.hexdigest()
-            dtypes.add(tensor.dtype)
-    return hashes, dtypes

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from mice_st import MiceCrossEncoder
 from mice_st.hub.card import Card, render_card
 from mice_st.hub.card_facts import read_card_facts
-from mice_st.hub.verification import read_record
+from mice_st.hub.record import read_record
 
 FACTS = """
 name: mice-tiny

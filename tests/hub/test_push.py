@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from mice_st import cli
 from mice_st.hub import verification
 from mice_st.hub.files import VERIFICATION_FILE, copy_hub_files, describe_files
-from mice_st.hub.verification import read_record
+from mice_st.hub.record import read_record
 from tests.loopback_hub import LoopbackHub
 from tests.loopback_repositories import READER
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from mice_st import MiceCrossEncoder
 from mice_st.hub import verification
 from mice_st.hub.files import VERIFICATION_FILE, sha256_of
-from mice_st.hub.verification import Record, compare_files, compare_scores, read_record, verify_folder
+from mice_st.hub.record import Record, compare_files, read_record
+from mice_st.hub.verification import compare_scores, verify_folder
 
 
 @pytest.fixture
