@@ -22,12 +22,13 @@ from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.hub import doors
 from mice_st.hub.files import VERIFICATION_FILE, kind_of, sha256_of
 from mice_st.hub.record import FORMAT, Record, compare_files, hash_tensors, loaded_files, read_record
-from mice_st.hub_folder import write_json
+from mice_st.hub_folder import MODULE_REFERENCE, read_json, write_json
 
 # Between machines float32 sums in another order; half precision rounds each of them.
 TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-2
 
 INSTALLED_DOOR = "MiceCrossEncoder"
+OWN_CLASSES = (MODULE_REFERENCE, "modeling_mice.MiceConfig", "modeling_mice.MiceForSequenceClassification")
 # The first query's documents are also the example on the model's card.
 _QUERY = "What is the capital of France?"
 PAIRS = (
@@ -119,7 +120,7 @@ def verify_folder(
     if not problems and not trust_remote_code:
         problems = [
             f"code {name} is not that of the installed mice-st, so nothing was loaded; --trust_remote_code true runs it"
-            for name in _foreign_code(folder)
+            for name in _foreign_code(folder) + _foreign_references(folder)
         ]
     differences: dict[str, float] = {}
     if not problems:
@@ -191,4 +192,18 @@ def _foreign_code(folder: Path) -> list[str]:
         name
         for name in names
         if not (installed / name).is_file() or sha256_of(installed / name) != sha256_of(folder / name)
+    ]
+
+
+def _foreign_references(folder: Path) -> list[str]:
+    """Classes that a config has loaders import, and that are neither the folder's own nor torch's."""
+    named = [module["type"] for module in read_json(folder / "modules.json")]
+    named.append(read_json(folder / "config_sentence_transformers.json").get("activation_fn") or "torch.nn.Identity")
+    for name in ("config.json", "tokenizer_config.json"):
+        for reference in read_json(folder / name).get("auto_map", {}).values():
+            named += reference if isinstance(reference, list) else [reference]
+    return [
+        f"{reference} (named in a config)"
+        for reference in named
+        if reference is not None and reference not in OWN_CLASSES and not str(reference).startswith("torch.nn.")
     ]

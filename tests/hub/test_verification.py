@@ -144,6 +144,27 @@ def test_code_that_is_not_the_installed_one_runs_only_when_told(folder: Path, mo
     assert calls
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config.json", {"auto_map": {"AutoConfig": "somebody/else--modeling.Config"}}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["somebody/else--tokens.Tokenizer", None]}}),
+        ("config_sentence_transformers.json", {"activation_fn": "os.getcwd"}),
+    ],
+)
+def test_a_config_that_leads_to_other_code_is_not_followed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, change: dict[str, object]
+) -> None:
+    monkeypatch.setattr(verification, "run_doors", lambda *_: pytest.fail("it was run"))
+    config = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(config | change))
+    written = json.loads((folder / VERIFICATION_FILE).read_text())
+    written["files"][name] = sha256_of(folder / name)
+    (folder / VERIFICATION_FILE).write_text(json.dumps(written))
+    problems = verify_folder(folder, trust_remote_code=False).problems
+    assert any("(named in a config) is not that of the installed mice-st" in problem for problem in problems)
+
+
 def test_a_score_that_is_off_is_named_with_door_and_pair(record: Record) -> None:
     off = list(record.logits)
     off[2] += 0.01
