@@ -52,10 +52,13 @@ def read_record(folder: Path) -> Record:
         raise FileNotFoundError(f"{path}: there is none, so nothing says what the model should be")
     try:
         record = Record(**read_json(path))
-        complete = record.format == FORMAT and len(record.pairs) == len(record.logits) > 0 and record.tolerance < 0.1
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: is no verification record: {error}") from error
-    if not complete:
+    shaped = isinstance(record.files, dict) and isinstance(record.tensors, dict) and record.format == FORMAT
+    scored = (
+        isinstance(record.pairs, list) and isinstance(record.logits, list) and len(record.pairs) == len(record.logits)
+    )
+    if not (shaped and scored and record.pairs and 0 <= record.tolerance < 0.1):
         raise ValueError(f"{path}: is no verification record of format {FORMAT}")
     return record
 

@@ -182,6 +182,11 @@ def test_a_score_that_is_off_is_named_with_door_and_pair(record: Record) -> None
         ("{", "is no verification record"),
         ("[]", "is no verification record"),
         ('{"format": 1}', "is no verification record"),
+        (
+            '{"format": 1, "files": [], "tensors": {}, "pairs": [["", ""]], "logits": [1], "tolerance": 0}',
+            "of format 1",
+        ),
+        ('{"format": 1, "files": {}, "tensors": {}, "pairs": [], "logits": [], "tolerance": 0}', "of format 1"),
     ],
 )
 def test_a_record_that_is_none_is_refused(folder: Path, content: str | None, message: str) -> None:
