@@ -34,6 +34,7 @@ def push(folder: Path) -> Push:
     return run
 
 
+@pytest.mark.slow  # three fresh processes that import torch
 def test_push_makes_one_commit_that_verifies_and_is_tagged(
     push: Push, online: LoopbackHub, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
