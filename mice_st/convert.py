@@ -83,7 +83,20 @@ class _Source:
     @property
     def head(self) -> dict[str, str]:
         """Module of the head -> its origin in this checkpoint."""
-        return self.kind.cross_encoder_head if self.classifier else self.kind.encoder_head
+        if not self.classifier:
+            return self.kind.encoder_head
+        has_classifier = f"{self.kind.cross_encoder_head['classifier']}.weight" in self.classifier
+        return {
+            name: origin
+            for name, origin in self.kind.cross_encoder_head.items()
+            if has_classifier or name != "classifier"
+        }
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether all is there that stands between [CLS] and the classifier."""
+        poolers = [origin for name, origin in self.head.items() if name.startswith("pooler")]
+        return bool(poolers) and all(f"{origin}.weight" in self.backbone | self.classifier for origin in poolers)
 
 
 def convert(
@@ -150,20 +163,24 @@ def _read_source(source: str) -> _Source:
         raise ValueError(f"{source}: the tokenizer has no [CLS] or no [SEP] token.")
     count_pair_separators(tokenizer)
     architecture = (config.architectures or [""])[0]
+    is_embedding_model = load_file_path(source, "modules.json") is not None
     is_classifier = architecture.endswith("ForSequenceClassification")
-    loader = AutoModelForSequenceClassification if is_classifier else AutoModel
-    model, info = loader.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
-    without_pooler = {key for key in info["missing_keys"] if key.startswith("pooler.")}
-    if missing := sorted(set(info["missing_keys"]) - without_pooler):
+    is_headed = architecture in backbone_of(config).pretrained_with_head and not is_embedding_model
+    loader = AutoModelForSequenceClassification if is_classifier or is_headed else AutoModel
+    labels = {"num_labels": 1} if is_headed else {}
+    model, info = loader.from_pretrained(source, output_loading_info=True, dtype=torch.float32, **labels)
+    optional = ("pooler.", "classifier.") if is_headed else ("pooler.",)
+    without = {key for key in info["missing_keys"] if key.startswith(optional)}
+    if missing := sorted(set(info["missing_keys"]) - without):
         raise ValueError(f"{source}: the checkpoint lacks {missing}.")
-    tensors = {key: tensor for key, tensor in model.state_dict().items() if key not in without_pooler}
+    tensors = {key: tensor for key, tensor in model.state_dict().items() if key not in without}
     unread = sorted(info["unexpected_keys"])
-    if not is_classifier:
+    if not (is_classifier or is_headed):
         read = _Source(config, tokenizer, tensors, unread=unread)
-        if load_file_path(source, "modules.json") is not None:
+        if is_embedding_model:
             _read_pooling(source, read)
         return read
-    if config.num_labels != 1:
+    if is_classifier and config.num_labels != 1:
         raise ValueError(f"{source}: its classifier gives {config.num_labels} labels, a re-ranker needs one.")
     prefix = model.base_model_prefix + "."
     backbone = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
@@ -216,13 +233,15 @@ def _plan(
     defaults = {
         "pooled_residual": read.pooling is not None,
         "pooling": read.pooling or "mean",
-        "pooler": read.pooling is None and f"{read.head.get('pooler')}.weight" in read.backbone | read.classifier,
+        "pooler": read.pooling is None and read.has_pooler,
         "query_max_length": min(64, positions),
         "document_max_length": min(read.max_length or 512, positions),
         "cls_token_id": read.tokenizer.cls_token_id,
         "sep_token_id": read.tokenizer.sep_token_id,
         "pair_separators": count_pair_separators(read.tokenizer),
     }
+    own = fields.get("document_contextualization_layers")
+    defaults |= read.kind.fields_from_layers(read.config, seeds, own)
     return MiceConfig(backbone_config=backbone, interaction_layers=len(seeds), **defaults | fields), seeds
 
 
@@ -241,11 +260,8 @@ def _place(model: MiceForSequenceClassification, read: _Source, seeds: list[int]
         raise ValueError(f"The source lacks {missing}.")
     if astray := sorted(set(wanted) - set(target)):
         raise ValueError(f"MICE has no place for {[wanted[key][0] for key in astray]} of the source.")
-    droppable = [
-        read.kind.layers,
-        "pooler.",
-        *(origin for name, origin in read.head.items() if name.startswith("pooler")),
-    ]
+    droppable = [read.kind.layers, "pooler."]
+    droppable += [origin for name, origin in read.head.items() if is_narrow or name.startswith("pooler")]
     droppable += read.classifier if is_narrow else []
     dropped = sorted(set(tensors) - used)
     unknown = [key for key in dropped if not key.startswith(tuple(droppable))]
@@ -255,7 +271,7 @@ def _place(model: MiceForSequenceClassification, read: _Source, seeds: list[int]
     fresh = [key for key in target if key not in wanted]
     known = ["classifier.", "pooled_residual_log_scale", "match_residual.", "global_cls"]
     if is_narrow:
-        known += ["pooler.", "query_projection.", "document_projection."]
+        known += ["pooler.", "final_norm.", "query_projection.", "document_projection."]
     if is_narrow or not seeds:
         known += ["interaction."]
     new = (".exact_match.", ".lexical_bias")
@@ -271,7 +287,7 @@ def _contextualization(read: _Source, config: MiceConfig) -> Iterator[tuple[str,
     prefix, own = read.kind.layers, config.document_contextualization_layers
     for key in read.backbone:
         layer = int(key.removeprefix(prefix).split(".")[0]) if key.startswith(prefix) else -1
-        if key.startswith("pooler."):
+        if key.rpartition(".")[0] in {"pooler.dense", *read.head.values()}:
             continue
         if layer < config.contextualization_layers:
             yield f"backbone.{key}", key
@@ -299,7 +315,6 @@ def _origins(read: _Source, seeds: list[int], config: MiceConfig) -> dict[str, O
             # One attention over query and document has the weights of the self-attention, and no others.
             if block == "self_attention" and config.interaction_attention == "split":
                 origins[f"interaction.{place}.cross_attention.{part}"] = origin
-    head = {
-        name: Origin(module) for name, module in read.head.items() if config.pooler or not name.startswith("pooler")
-    }
+    absent = [name for name, has in (("pooler", config.pooler), ("pooled_norm", config.pooled_residual)) if not has]
+    head = {name: Origin(module) for name, module in read.head.items() if not name.startswith(tuple(absent))}
     return origins | head

@@ -54,6 +54,7 @@ def check_config(config: Any) -> None:
             raise ValueError(f"{name}: {getattr(config, name)!r} is not one of {known}.")
     _check_sizes(config)
     _check_together(config)
+    config.backbone.check_options(config)
 
 
 def _check_sizes(config: Any) -> None:
@@ -95,7 +96,7 @@ def _check_sizes(config: Any) -> None:
 
 def _check_together(config: Any) -> None:
     """Choices that exclude each other."""
-    fewest = 1 if config.cls_attends_document else 2
+    fewest = 1 if config.cls_attends_document or config.head_pooling == "mean" else 2
     if config.interaction_layers < fewest:
         raise ValueError(
             f"interaction_layers: at least {fewest} needed with cls_attends_document="

@@ -54,7 +54,7 @@ def read_documents(
         for place, states in enumerate(documents.states):
             if not len(states):
                 context[place] = 0.0  # nothing to read gives nothing, not even the value's bias
-    return attention.norm(rows + attention.output(context))
+    return attention.finish(rows, context)
 
 
 def read_jointly(
@@ -87,7 +87,7 @@ def read_jointly(
         context = _attend_jointly_absorbed(attention, asking, rows, mask[:kept], asks, documents)
     else:
         context = _attend_jointly_projected(attention, asking, rows, mask[:kept], asks, documents)
-    return attention.norm(rows[:, :kept] + attention.output(context))
+    return attention.finish(rows[:, :kept], context)
 
 
 def stored_keys_values(stored: Sequence[Tensor], index: int, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -100,6 +100,7 @@ def stored_keys_values(stored: Sequence[Tensor], index: int, like: Tensor) -> It
 
 def keys_values(attention: MiceAttention, states: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values ``(H, n, d)`` of one document's states ``(n, h)``, in fewer heads where these are shared."""
+    states = attention.prepare_states(states)
     key, value = attention.key(states), attention.value(states)
     split = (attention.key_value_heads, -1)
     return key.unflatten(-1, split).transpose(0, 1), value.unflatten(-1, split).transpose(0, 1)
@@ -109,7 +110,7 @@ def ask(attention: MiceAttention, rows: Tensor, absorbed: bool) -> Tensor:
     """Project rows ``(r, h)`` to what meets the documents: absorbed ``(r, H, h)``, otherwise ``(r, H, d)``, scaled."""
     heads = attention.heads
     width = rows.shape[-1] // heads
-    query = attention.query(rows).mul_(1.0 / math.sqrt(width))
+    query = attention.query(attention.prepare_rows(rows)).mul_(1.0 / math.sqrt(width))
     if not absorbed:
         return query.unflatten(-1, (heads, width))
     # The key's bias adds the same to all logits of a row: softmax does not see it.
@@ -118,7 +119,7 @@ def ask(attention: MiceAttention, rows: Tensor, absorbed: bool) -> Tensor:
     for head in range(heads):
         part = slice(head * width, (head + 1) * width)
         torch.mm(query[:, part], key[_key_value_rows(attention, head)], out=asking[:, head])
-    return asking
+    return attention.absorb_scale(asking)
 
 
 def _key_value_rows(attention: MiceAttention, head: int) -> slice:
@@ -144,11 +145,15 @@ def _project_values(attention: MiceAttention, means: Tensor) -> Tensor:
     """Per head, the mean of states ``(c, R, H, h)`` to the mean of values: context ``(c, R, h)``."""
     count, asked, heads, hidden = means.shape
     width = hidden // heads
-    means = means.view(count * asked, heads, hidden)
+    means = attention.prepare_states(means.view(count * asked, heads, hidden))
     context = means.new_empty(count * asked, hidden)
+    weight, bias = attention.value.weight, attention.value.bias
     for head in range(heads):
         part, rows = slice(head * width, (head + 1) * width), _key_value_rows(attention, head)
-        torch.addmm(attention.value.bias[rows], means[:, head], attention.value.weight[rows].t(), out=context[:, part])
+        if bias is None:
+            torch.mm(means[:, head], weight[rows].t(), out=context[:, part])
+        else:
+            torch.addmm(bias[rows], means[:, head], weight[rows].t(), out=context[:, part])
     return context.view(count, asked, hidden)
 
 
@@ -213,9 +218,9 @@ def _attend_jointly_projected(
 
 def self_attend(attention: MiceAttention, rows: Tensor, kept: int, mask: Tensor) -> Tensor:
     """Query self-attention, rows ``(c, Q, h)`` to the first ``kept`` of them, ``(c, kept, h)``; ``mask`` is ``(Q, Q)``."""
-    if kept == 1:
+    if kept == 1 and not attention.has_positions:
         return _self_attend_cls(attention, rows)
-    return attention(rows, rows, mask[None, None])
+    return attention(rows[:, :kept], rows, mask[None, None, :kept])
 
 
 def _self_attend_cls(attention: MiceAttention, rows: Tensor) -> Tensor:
@@ -225,4 +230,4 @@ def _self_attend_cls(attention: MiceAttention, rows: Tensor) -> Tensor:
     means = (asking @ rows.transpose(1, 2)).softmax(-1) @ rows  # (c, H, h)
     value = attention.value.weight.unflatten(0, (attention.heads, -1))  # (H, d, h)
     context = torch.einsum("cih,idh->cid", means, value).reshape(count, hidden) + attention.value.bias
-    return attention.norm(rows[:, 0] + attention.output(context)).unsqueeze(1)
+    return attention.finish(rows[:, :1], context.unsqueeze(1))

@@ -151,7 +151,7 @@ def prepare_query(model: Any, query: EncodedTexts, document_tokens: float | None
     rows = model.replace_cls(encoded.states[0])
     mask = text_attention_mask(encoded.attention_mask, config.query_attends_cls, config.sep_attends_itself_alone)[0, 0]
     kept = 1 if layer.is_last else len(rows)
-    if layer.self_attention is None:
+    if layer.self_attention is None and config.head_pooling == "cls":
         rows = rows[:1]  # [CLS] learns nothing from the others
     if not layer.cross_first:
         rows = self_attend(layer.self_attention, rows.unsqueeze(0), kept, mask)[0]
@@ -161,11 +161,10 @@ def prepare_query(model: Any, query: EncodedTexts, document_tokens: float | None
     if layer.exact_match is None:
         asked = rows[:kept] if layer.cross_attention is None else rows[asks]
         asking = ask(reading_attention(layer), asked, absorbed) if len(asked) else None
-    pooled = model.pool(encoded) if config.pooled_residual else None
+    pooled = model.pool_queries(encoded) if config.pooled_residual else None
     cls_row = None
     if not (config.cls_attends_document or layer.cross_first):
-        attention = layer.cross_attention
-        cls_row = layer.feed_forward(attention.norm(rows[:1] + attention.output.bias))[0]
+        cls_row = layer.feed_forward(layer.cross_attention.finish(rows[:1], None))[0]
     return PreparedQuery(rows, mask, encoded, pooled, absorbed, asking, cls_row)
 
 
@@ -215,11 +214,13 @@ def _score_chunk(model: Any, query: PreparedQuery, chunk: Chunk) -> Tensor:
         rows = layer.feed_forward(rows)
         if first and query.cls_row is not None:
             rows = torch.cat([query.cls_row.expand(count, 1, -1), rows], dim=1)
-    logits = model.head(rows[:, 0])
+    logits = model.head(model.read_out(rows))
     if query.pooled is not None:
-        logits = logits + model.residual(query.pooled.expand(count, -1), _pool(config, chunk.states))
+        logits = logits + model.residual(
+            query.pooled.expand(count, -1), model.scale_pooled(_pool(config, chunk.states))
+        )
     if model.match_residual is not None:
-        states = query.encoded.states.expand(count, -1, -1)
+        states = model.readable(query.encoded.states).expand(count, -1, -1)
         logits = logits + model.match_residual(states, model.layer_states(matched, 0), is_matched)
     return logits
 

@@ -6,7 +6,7 @@ letters are those of ``modeling_mice.py``.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -92,27 +92,84 @@ def eager_attention(
     return F.dropout(weights, dropout) @ value
 
 
+class LayerSettings(NamedTuple):
+    """What the blocks of an interaction layer take from the backbone's config, which each type names in its own way.
+
+    Attributes:
+        norm_eps: Of every LayerNorm.
+        norm_bias: Whether LayerNorms have a shift.
+        attention_bias: Whether projections of an attention have one.
+        feed_forward_bias: Whether those of a feed-forward have one.
+        attention_dropout: Probability of dropping a weight of the softmax.
+        output_dropout: Probability of dropping a value of what an attention adds.
+        feed_forward_dropout: The same within a feed-forward.
+        activation: Of the feed-forward.
+    """
+
+    norm_eps: float
+    norm_bias: bool
+    attention_bias: bool
+    feed_forward_bias: bool
+    attention_dropout: float
+    output_dropout: float
+    feed_forward_dropout: float
+    activation: str
+
+
 class MiceAttention(nn.Module):
     """Multi-head attention with BERT's output block: dense, dropout, residual, LayerNorm.
 
     One class serves the query's self-attention (rows and states are the query) and its cross-attention (states are the
-    document's). Heads of keys and values may be fewer than those of queries, which then share them.
+    document's). Heads of keys and values may be fewer than those of queries, which then share them. What other backbones
+    do differently is in the methods from ``build_norm`` to ``finish``, which they override.
     """
+
+    has_positions = False  # whether keys differ with the place of their token, so that they cannot be absorbed
 
     def __init__(self, config: PretrainedConfig, key_value_heads: int | None = None) -> None:
         super().__init__()
-        backbone, width = config.backbone_config, config.interaction_width
+        settings, width = config.layer_settings, config.interaction_width
         self.config = config
         self.heads = config.interaction_heads
         self.key_value_heads = key_value_heads or self.heads
         key_value_width = width // self.heads * self.key_value_heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, key_value_width)
-        self.value = nn.Linear(width, key_value_width)
-        self.output = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=backbone.layer_norm_eps)
-        self.dropout = nn.Dropout(backbone.hidden_dropout_prob)
-        self.attention_dropout = backbone.attention_probs_dropout_prob
+        self.query = nn.Linear(width, width, bias=settings.attention_bias)
+        self.key = nn.Linear(width, key_value_width, bias=settings.attention_bias)
+        self.value = nn.Linear(width, key_value_width, bias=settings.attention_bias)
+        self.output = nn.Linear(width, width, bias=settings.attention_bias)
+        self.norm = self.build_norm(width, settings)
+        self.dropout = nn.Dropout(settings.output_dropout)
+        self.attention_dropout = settings.attention_dropout
+
+    def build_norm(self, width: int, settings: LayerSettings) -> nn.LayerNorm | None:
+        """The attention's own norm, or None."""
+        return nn.LayerNorm(width, eps=settings.norm_eps, bias=settings.norm_bias)
+
+    def prepare_rows(self, rows: Tensor) -> Tensor:
+        """What is projected of the rows that ask."""
+        return rows
+
+    def prepare_states(self, states: Tensor) -> Tensor:
+        """What is projected of the states that are read, or of weighted means of them."""
+        return states
+
+    def absorb_scale(self, asking: Tensor) -> Tensor:
+        """``prepare_states``, absorbed into the rows that ask ``(..., h)``, up to what is the same for all states."""
+        return asking
+
+    def turn(self, projected: Tensor) -> Tensor:
+        """Queries or keys ``(B, H, S, h / H)`` with the positions of their tokens."""
+        return projected
+
+    def narrow_mask(self, mask: Tensor) -> Tensor:
+        """What of ``mask`` ``(B, 1, R, S)`` this layer reads."""
+        return mask
+
+    def finish(self, rows: Tensor, context: Tensor | None) -> Tensor:
+        """Join the rows with what they read, both ``(B, R, h)``; of reading nothing, None, only the output's bias is left."""
+        added = self.output.bias if context is None else self.dropout(self.output(context))
+        joined = rows if added is None else rows + added
+        return joined if self.norm is None else self.norm(joined)
 
     def forward(
         self,
@@ -128,9 +185,10 @@ class MiceAttention(nn.Module):
         whose every logit is masked would softmax to a uniform average, not to nothing.) ``bias`` ``(B, H, R, S)`` is added
         to the logits.
         """
-        query = self.query(rows).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, R, h / H)
+        asking, states, mask = self.prepare_rows(rows), self.prepare_states(states), self.narrow_mask(mask)
+        query = self.turn(self.query(asking).unflatten(-1, (self.heads, -1)).transpose(1, 2))  # (B, H, R, h / H)
         split, shared = (self.key_value_heads, -1), self.heads // self.key_value_heads
-        key = self.key(states).unflatten(-1, split).transpose(1, 2)  # (B, H, S, h / H), or fewer heads
+        key = self.turn(self.key(states).unflatten(-1, split).transpose(1, 2))  # (B, H, S, h / H), or fewer heads
         value = self.value(states).unflatten(-1, split).transpose(1, 2)
         if shared > 1:
             key, value = key.repeat_interleave(shared, dim=1), value.repeat_interleave(shared, dim=1)
@@ -146,21 +204,23 @@ class MiceAttention(nn.Module):
         if is_blind is not None:
             context = context.masked_fill(is_blind, 0.0)
         context = context.transpose(1, 2).flatten(-2)  # (B, R, h)
-        return self.norm(rows + self.dropout(self.output(context)))
+        return self.finish(rows, context)
 
 
 class MiceFeedForward(nn.Module):
     """BERT's feed-forward block with residual and LayerNorm."""
 
+    has_gate = False  # whether the first map gives a gate beside the inner values
+
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
-        backbone, width = config.backbone_config, config.interaction_width
-        inner = backbone.intermediate_size * width // backbone.hidden_size
-        self.intermediate = nn.Linear(width, inner)
-        self.activation = ACT2FN[backbone.hidden_act]
-        self.output = nn.Linear(inner, width)
-        self.norm = nn.LayerNorm(width, eps=backbone.layer_norm_eps)
-        self.dropout = nn.Dropout(backbone.hidden_dropout_prob)
+        settings, width = config.layer_settings, config.interaction_width
+        inner, bias = config.interaction_intermediate_size, settings.feed_forward_bias
+        self.intermediate = nn.Linear(width, 2 * inner if self.has_gate else inner, bias=bias)
+        self.activation = ACT2FN[settings.activation]
+        self.output = nn.Linear(inner, width, bias=bias)
+        self.norm = nn.LayerNorm(width, eps=settings.norm_eps, bias=settings.norm_bias)
+        self.dropout = nn.Dropout(settings.feed_forward_dropout)
 
     def forward(self, rows: Tensor) -> Tensor:
         """``(B, R, h)`` to ``(B, R, h)``."""
@@ -232,18 +292,36 @@ def average_matches(matches: Tensor, document_states: Tensor) -> tuple[Tensor, T
     return averages, matches.any(-1)
 
 
+class LayerBlocks(NamedTuple):
+    """The blocks of one interaction layer, as a type of backbone has them.
+
+    Attributes:
+        attention_norm: One norm for all that its attentions read, or None where each attention has its own.
+        cross_attention: From the query to the document.
+        self_attention: Of the query; and of the document, where it goes on through the interaction layers.
+        feed_forward: Of the query, and likewise.
+    """
+
+    attention_norm: nn.LayerNorm | None
+    cross_attention: MiceAttention
+    self_attention: MiceAttention
+    feed_forward: MiceFeedForward
+
+
 class MiceInteractionLayer(GradientCheckpointingLayer):
     """The query reads itself and, one way, the document: in two attentions or in one; then the feed-forward."""
 
-    def __init__(self, config: PretrainedConfig, is_last: bool) -> None:
+    def __init__(self, config: Any, index: int) -> None:
         super().__init__()
-        self.is_last = is_last
+        self.is_last = index == config.interaction_layers - 1 and config.head_pooling == "cls"
         self.cross_first = config.interaction_order == "cross_first"
         is_joint = config.interaction_attention == "joint"
+        blocks = config.backbone.build_blocks(config, index)
+        self.attention_norm = blocks.attention_norm
         # Any: which of these there are follows from the config.
-        self.cross_attention: Any = None if is_joint else MiceAttention(config, config.key_value_heads)
-        self.self_attention: Any = MiceAttention(config) if config.query_self_attention else None
-        self.feed_forward = MiceFeedForward(config)
+        self.cross_attention: Any = None if is_joint else blocks.cross_attention
+        self.self_attention: Any = blocks.self_attention if config.query_self_attention else None
+        self.feed_forward = blocks.feed_forward
         self.exact_match = MiceExactMatch(config) if config.exact_match else None
         self.lexical_bias: Any = nn.Parameter(torch.zeros(config.interaction_heads)) if config.lexical_bias else None
 
@@ -267,7 +345,7 @@ class MiceInteractionLayer(GradientCheckpointingLayer):
             matches: ``(B, Q, D)`` from ``exact_matches``, or None without lexical bias.
 
         Returns:
-            ``(B, Q, h)``; ``(B, 1, h)`` in the last layer, of which only [CLS] is read.
+            ``(B, Q, h)``; ``(B, 1, h)`` in the last layer, where only [CLS] is read of it.
         """
         kept = 1 if self.is_last else rows.shape[1]
         query_mask = query_mask[:, :, :kept]

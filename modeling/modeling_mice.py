@@ -21,6 +21,7 @@ References:
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from .backbones import BertBackbone, backbone_of
 from .config_checks import check_config, describe
 from .interaction import CHUNK_DOCUMENTS, score_documents
 from .layers import (
+    LayerSettings,
     MiceInteractionLayer,
     MiceMatchResidual,
     average_matches,
@@ -41,6 +43,7 @@ from .layers import (
     exact_matches,
     text_attention_mask,
 )
+from .modernbert_layers import scale_normalised
 from .states import DocumentStates, EncodedTexts
 
 
@@ -80,8 +83,13 @@ class MiceConfig(PretrainedConfig):
         sep_attends_itself_alone: Whether a text's [SEP] reads nothing but itself, in every layer.
         document_cls: Whether the document has a [CLS] of its own.
         document_token_type: Token type of the document's tokens; the query's is 0.
+        interaction_layer_types: ``"full_attention"`` or ``"sliding_attention"`` for the self-attention of each interaction
+            layer, where the backbone has both (ModernBERT); they differ in their window and in their rotary base. None
+            takes full attention everywhere.
+        document_layer_types: The same for contextualisation layers that documents have of their own. None takes the types
+            of the query's.
         pooler: Whether the backbone's own dense layer stands between [CLS] and the classifier: BERT's pooler, the first
-            layer of RoBERTa's and ELECTRA's classification heads.
+            layer of RoBERTa's and ELECTRA's classification heads, ModernBERT's prediction head.
         pooled_residual: Adds ``exp(s) * cos(pool(query), pool(document))`` to the score, so that a model converted
             from an embedding model starts as that embedding model. Off is the paper.
         pooling: How the pooled residual pools contextualised states: ``"mean"`` over all tokens, or ``"cls"``.
@@ -123,6 +131,8 @@ class MiceConfig(PretrainedConfig):
         sep_attends_itself_alone: bool = False,
         document_cls: bool = True,
         document_token_type: int = 0,
+        interaction_layer_types: Sequence[str] | None = None,
+        document_layer_types: Sequence[str] | None = None,
         pooler: bool = True,
         pooled_residual: bool = False,
         pooling: str = "mean",
@@ -160,6 +170,8 @@ class MiceConfig(PretrainedConfig):
         self.sep_attends_itself_alone = sep_attends_itself_alone
         self.document_cls = document_cls
         self.document_token_type = document_token_type
+        self.interaction_layer_types = None if interaction_layer_types is None else list(interaction_layer_types)
+        self.document_layer_types = None if document_layer_types is None else list(document_layer_types)
         self.pooler = pooler
         self.pooled_residual = pooled_residual
         self.pooling = pooling
@@ -185,6 +197,16 @@ class MiceConfig(PretrainedConfig):
         return self.backbone.positions(self.backbone_config)
 
     @property
+    def head_pooling(self) -> str:
+        """What the head reads of the query after the last layer: ``"cls"``, or the ``"mean"`` of its tokens."""
+        return self.backbone.head_pooling(self.backbone_config)
+
+    @property
+    def layer_settings(self) -> LayerSettings:
+        """What the blocks of an interaction layer take from the backbone's config."""
+        return self.backbone.layer_settings(self.backbone_config)
+
+    @property
     def contextualization_layers(self) -> int:
         """Layers that read the query, and the document if it has none of its own, apart."""
         return self.backbone_config.num_hidden_layers
@@ -208,6 +230,11 @@ class MiceConfig(PretrainedConfig):
     def interaction_width(self) -> int:
         """Width of the interaction layers."""
         return self.hidden_size if self.interaction_hidden_size is None else self.interaction_hidden_size
+
+    @property
+    def interaction_intermediate_size(self) -> int:
+        """Inner width of an interaction layer's feed-forward, as much wider than the layer as the backbone's."""
+        return self.backbone_config.intermediate_size * self.interaction_width // self.hidden_size
 
     @property
     def interaction_heads(self) -> int:
@@ -239,7 +266,14 @@ class MicePreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["BertLayer", "RobertaLayer", "XLMRobertaLayer", "ElectraLayer", "MiceInteractionLayer"]
+    _no_split_modules = [
+        "BertLayer",
+        "RobertaLayer",
+        "XLMRobertaLayer",
+        "ElectraLayer",
+        "ModernBertEncoderLayer",
+        "MiceInteractionLayer",
+    ]
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
@@ -265,7 +299,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         own = config.document_contextualization_layers
         self.document_backbone: Any = None
         if own is not None:
-            kept = config.backbone.keep_layers(config.backbone_config, own)
+            kept = config.backbone.document_config(config)
             self.document_backbone = config.backbone.build(kept, config._attn_implementation)
         # Free of bias, so that the mean of narrow states is the narrow mean: the pooled residual stays a cosine of means.
         narrow = config.interaction_hidden_size is not None
@@ -273,15 +307,17 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         self.document_projection = (
             nn.Linear(config.hidden_size, config.interaction_width, bias=False) if narrow else None
         )
-        last = config.interaction_layers - 1
         self.interaction = nn.ModuleList(
-            MiceInteractionLayer(config, is_last=index == last) for index in range(config.interaction_layers)
+            MiceInteractionLayer(config, index) for index in range(config.interaction_layers)
         )
+        self.final_norm = config.backbone.build_final_norm(config)
         self.pooler = config.backbone.build_pooler(config) if config.pooler else None
         self.classifier = nn.Linear(config.interaction_width, 1)
         if config.pooled_residual:
             # Cosines lie in [-1, 1]: 20 is the usual scale of embedding models' own losses.
             self.pooled_residual_log_scale = nn.Parameter(torch.full((1,), math.log(20.0)))
+        # An embedding model pools behind its last norm. Narrow states have none that would fit.
+        self.pooled_norm = config.backbone.build_final_norm(config) if config.pooled_residual and not narrow else None
         self.match_residual = MiceMatchResidual(config) if config.match_residual else None
         if config.global_cls:
             # Of a LayerNorm's size at its start, as the other rows are.
@@ -301,13 +337,16 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         modules: dict[str, nn.Module] = {"backbone": self.backbone}
         if self.document_backbone is not None:
             modules = {"document_backbone": self.document_backbone}
-        if self.document_projection is not None:
-            modules["document_projection"] = self.document_projection
+        for name in ("document_projection", "pooled_norm"):
+            if (module := getattr(self, name)) is not None:
+                modules[name] = module
         if self.config.document_states == "per_layer":
             layers: list[Any] = list(self.interaction[:-1])  # the last one's output is nobody's document
             for index, layer in enumerate(layers):
                 modules[f"interaction.{index}.self_attention"] = layer.self_attention
                 modules[f"interaction.{index}.feed_forward"] = layer.feed_forward
+                if layer.attention_norm is not None:
+                    modules[f"interaction.{index}.attention_norm"] = layer.attention_norm
         return modules
 
     def freeze_contextualization(self) -> None:
@@ -335,13 +374,13 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         """
         encoded = self._encode(input_ids, attention_mask, "document", self.document_projection)
         if self.config.document_states == "frozen":
-            return encoded
+            return encoded._replace(states=self.readable(encoded.states))
         mask = self._text_mask(encoded.attention_mask, "document")  # (N, 1, D, D)
         states = [encoded.states]
         layers: list[Any] = list(self.interaction[:-1])
         for layer in layers:
             states.append(layer.contextualize(states[-1], mask))  # (N, D, h)
-        return encoded._replace(states=torch.cat(states, dim=-1))  # (N, D, k * h)
+        return encoded._replace(states=torch.cat([self.readable(rows) for rows in states], dim=-1))  # (N, D, k * h)
 
     def _encode(
         self, input_ids: Tensor, attention_mask: Tensor, side: str, projection: nn.Module | None
@@ -358,14 +397,21 @@ class MiceForSequenceClassification(MicePreTrainedModel):
                 mask = torch.zeros(mask.shape, device=mask.device, dtype=self.dtype).masked_fill(
                     ~mask, torch.finfo(self.dtype).min
                 )
-            arguments["attention_mask"] = mask
+            arguments["attention_mask"] = self.config.backbone.layer_masks(self.config.backbone_config, mask)
         if side == "document" and self.config.document_token_type:
             arguments["token_type_ids"] = torch.full_like(input_ids, self.config.document_token_type)
         is_apart = side == "document" and self.document_backbone is not None
         states = (self.document_backbone if is_apart else self.backbone)(**arguments).last_hidden_state
         if projection is not None:
-            states = projection(states)
+            states = projection(self.readable(states))
         return EncodedTexts(states, attention_mask.bool(), input_ids)
+
+    def readable(self, states: Tensor) -> Tensor:
+        """What layers read of states ``(..., h)`` as they run between layers, up to a layer's own scale.
+
+        Document states are kept like this.
+        """
+        return self.config.backbone.readable(self.config.backbone_config, states)
 
     def _text_mask(self, attention_mask: Tensor, side: str) -> Tensor:
         """What the tokens of texts ``(N, S)`` read of their own text while they are contextualised, ``(N, 1, S, S)``."""
@@ -402,11 +448,13 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         for index, layer in enumerate(self.interaction):
             states, matched = (self.layer_states(part, index) for part in (documents.states, matched_states))
             rows = layer(rows, states, query_mask, document_mask, matched, matches)
-        logits = self.head(rows[:, 0])
+        logits = self.head(self.read_out(rows, queries.attention_mask))
         if self.config.pooled_residual:
-            logits = logits + self.residual(self.pool(queries), self.pool(documents))
+            logits = logits + self.residual(self.pool_queries(queries), self.pool(documents))
         if self.match_residual is not None:
-            logits = logits + self.match_residual(queries.states, self.layer_states(matched_states, 0), is_matched)
+            logits = logits + self.match_residual(
+                self.readable(queries.states), self.layer_states(matched_states, 0), is_matched
+            )
         self.check_finite(logits)
         return logits
 
@@ -428,20 +476,44 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         width = self.config.interaction_width
         return states[..., index * width : (index + 1) * width]
 
+    def read_out(self, rows: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """What the head reads of the query's rows ``(B, R, h)`` after the last layer, ``(B, h)``: [CLS] or their mean.
+
+        ``attention_mask`` ``(B, R)``, bool, is False at padding; None where there is none.
+        """
+        if self.config.head_pooling == "cls":
+            rows = rows[:, :1]
+        if self.final_norm is not None:
+            rows = self.final_norm(rows)
+        if self.config.head_pooling == "cls":
+            return rows[:, 0]
+        if attention_mask is None:
+            return rows.mean(1)
+        mask = attention_mask.unsqueeze(-1)
+        return (rows * mask).sum(1) / mask.sum(1)
+
     def head(self, cls_rows: Tensor) -> Tensor:
-        """``(B, h)``, [CLS] after the last layer, to ``(B, 1)`` logits; the classifier runs in float32 always."""
+        """``(B, h)`` from ``read_out`` to ``(B, 1)`` logits; the classifier runs in float32 always."""
         if self.pooler is not None:
             cls_rows = self.pooler(cls_rows)
         with torch.autocast(cls_rows.device.type, enabled=False):
             return F.linear(cls_rows.float(), self.classifier.weight.float(), self.classifier.bias.float())
 
-    def pool(self, texts: EncodedTexts) -> Tensor:
-        """One vector per text, ``(N, h)``, float32: the embedding that the pooled residual compares."""
-        states = texts.states[..., : self.config.interaction_width].float()
+    def pool(self, documents: EncodedTexts) -> Tensor:
+        """One vector per document, ``(N, h)``, float32: the embedding that the pooled residual compares."""
+        states = documents.states[..., : self.config.interaction_width].float()
         if self.config.pooling == "cls":
-            return states[:, 0]
-        mask = texts.attention_mask.unsqueeze(-1)
-        return (states * mask).sum(1) / mask.sum(1)
+            return self.scale_pooled(states[:, 0])
+        mask = documents.attention_mask.unsqueeze(-1)
+        return self.scale_pooled((states * mask).sum(1) / mask.sum(1))
+
+    def pool_queries(self, queries: EncodedTexts) -> Tensor:
+        """The same per query."""
+        return self.pool(queries._replace(states=self.readable(queries.states)))
+
+    def scale_pooled(self, pooled: Tensor) -> Tensor:
+        """The scale of the embedding model's last norm, on the mean ``(N, h)`` of normalised states: the mean is linear."""
+        return pooled if self.pooled_norm is None else scale_normalised(self.pooled_norm, pooled)
 
     def residual(self, pooled_queries: Tensor, pooled_documents: Tensor) -> Tensor:
         """``exp(s) * cos``, ``(B, 1)``, float32, of pooled vectors ``(B, h)``."""

@@ -104,11 +104,18 @@ class Interaction:
 
     @classmethod
     def of(cls, config: MiceConfig) -> Interaction:
-        """Read from the model's config; exact-match heads are not counted."""
-        backbone: Any = config.backbone_config
-        inner = backbone.intermediate_size * config.interaction_width // config.hidden_size
+        """Read from the model's config; exact-match heads are not counted.
+
+        Raises:
+            ValueError: If the interaction layers are not of BERT's build, or read more than the count knows: no figure
+                is better than a wrong one.
+        """
+        if config.backbone_config.model_type == "modernbert":
+            raise ValueError(
+                "flops: counted for layers of BERT's build; 'modernbert' has others (gates, rotary positions)"
+            )
         return cls(
-            Shape(config.interaction_width, inner, config.interaction_heads),
+            Shape(config.interaction_width, config.interaction_intermediate_size, config.interaction_heads),
             config.interaction_layers,
             config.interaction_order == "cross_first",
             0 if config.cls_attends_document else 1,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Choices of MICE that change states without changing a weight; the backbone names its own.
 _DOCUMENT_CHOICES = (
+    "document_layer_types",
     "document_states",
     "document_cls",
     "document_token_type",
@@ -67,6 +68,8 @@ def _weights_hash(model: Any) -> str:
     backbone = model.config.backbone_config
     choices = [getattr(backbone, name) for name in ("model_type", *model.config.backbone.state_choices)]
     choices += [getattr(model.config, name) for name in _DOCUMENT_CHOICES]
+    if model.config.document_states == "per_layer":
+        choices.append(model.config.interaction_layer_types)
     look = (*choices, *((name, tensor.data_ptr(), tensor._version) for name, tensor in tensors.items()))
     if _known.get(model, (None, ""))[0] == look:
         return _known[model][1]

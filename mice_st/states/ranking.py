@@ -112,7 +112,7 @@ def find_candidates(
     if first_stage != "pooled":
         found.append(search.bm25(query, count))
     if first_stage != "bm25":
-        found.append(search.pooled(module.model.pool(encoded)[0], count))
+        found.append(search.pooled(module.model.pool_queries(encoded)[0], count))
     return list(found[0] if len(found) == 1 else fuse(found, count))
 
 

@@ -36,6 +36,16 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 40,
     "num_labels": 1,
 }
+# Windows of two tokens to either side, narrower than most texts; layers 0 and 3 are global, 1 and 2 local.
+MODERNBERT = {
+    "local_attention": 4,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "cls_token_id": 2,
+    "sep_token_id": 3,
+}
+BIASES = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
 ROBERTA = {"max_position_embeddings": 42, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1}
 
 
@@ -44,12 +54,14 @@ class SmallBackbone:
     """A type of backbone.
 
     Attributes:
+        model_type: transformers' name of it.
         fields: Of its config, over ``SIZES``.
         layers: Path of its layers in a cross-encoder.
         special_tokens: Names of the tokens that pad, stand for the unknown, start, end and mask.
         separators: Between the texts of a pair.
     """
 
+    model_type: str
     fields: dict[str, Any]
     layers: str
     special_tokens: tuple[str, ...] = BERT_TOKENS
@@ -57,10 +69,13 @@ class SmallBackbone:
 
 
 BACKBONES = {
-    "bert": SmallBackbone({}, "bert.encoder.layer"),
-    "roberta": SmallBackbone(ROBERTA, "roberta.encoder.layer", ROBERTA_TOKENS, 2),
-    "xlm-roberta": SmallBackbone(ROBERTA, "roberta.encoder.layer", ROBERTA_TOKENS, 2),
-    "electra": SmallBackbone({"embedding_size": 16}, "electra.encoder.layer"),
+    "bert": SmallBackbone("bert", {}, "bert.encoder.layer"),
+    "roberta": SmallBackbone("roberta", ROBERTA, "roberta.encoder.layer", ROBERTA_TOKENS, 2),
+    "xlm-roberta": SmallBackbone("xlm-roberta", ROBERTA, "roberta.encoder.layer", ROBERTA_TOKENS, 2),
+    "electra": SmallBackbone("electra", {"embedding_size": 16}, "electra.encoder.layer"),
+    # Every bias that the config allows and mean pooling; then none and [CLS], as Ettin has it.
+    "modernbert": SmallBackbone("modernbert", MODERNBERT | BIASES | {"classifier_pooling": "mean"}, "model.layers"),
+    "ettin": SmallBackbone("modernbert", MODERNBERT, "model.layers"),
 }
 
 
@@ -96,7 +111,7 @@ def make_tokenizer(name: str) -> PreTrainedTokenizerFast:
 
 def make_config(name: str, **fields: Any) -> Any:
     """The config of a small cross-encoder."""
-    return AutoConfig.for_model(name, **SIZES | BACKBONES[name].fields | fields)
+    return AutoConfig.for_model(BACKBONES[name].model_type, **SIZES | BACKBONES[name].fields | fields)
 
 
 def make_cross_encoder(name: str, shake: Callable[..., None], **fields: Any) -> PreTrainedModel:
@@ -121,6 +136,24 @@ def layers_of(name: str, cross_encoder: PreTrainedModel) -> list[Any]:
 
 
 @torch.no_grad()
-def hidden_states(cross_encoder: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-    """transformers' own, ``(N, S, h)`` each: the embeddings, then the output of every layer."""
-    return cross_encoder.base_model(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+def hidden_states(name: str, cross_encoder: PreTrainedModel, ids: Tensor, mask: Tensor) -> list[Tensor]:
+    """transformers' own, ``(N, S, h)`` each: the embeddings, then the output of every layer, before any last norm."""
+    outputs: list[Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+        for layer in layers_of(name, cross_encoder)
+    ]
+    states = cross_encoder.base_model(ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    for hook in hooks:
+        hook.remove()
+    outputs = [output[0] if isinstance(output, tuple) else output for output in outputs]
+    assert all(torch.equal(*pair) for pair in zip(outputs[:-1], states[1:-1], strict=True))
+    return [states[0], *outputs]
+
+
+def normalised(name: str, states: Tensor) -> Tensor:
+    """What MICE keeps of a document's hidden states: those of a pre-norm backbone with zero mean and unit variance."""
+    if BACKBONES[name].model_type != "modernbert":
+        return states
+    centred = states - states.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + make_config(name).norm_eps).sqrt()

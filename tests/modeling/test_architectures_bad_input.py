@@ -30,7 +30,7 @@ every_backbone = pytest.mark.parametrize("name", BACKBONES)
 
 
 def test_an_unknown_backbone_is_refused_and_the_known_are_listed() -> None:
-    known = ".*".join(f"'{name}'" for name in BACKBONES)
+    known = ".*".join(dict.fromkeys(f"'{backbone.model_type}'" for backbone in BACKBONES.values()))
     with pytest.raises(ValueError, match=rf"backbone_config: .*'distilbert'.*{known}"):
         MiceConfig(backbone_config={"model_type": "distilbert"})
 
@@ -71,8 +71,10 @@ def test_layers_beyond_the_depth_are_refused(
 
 @every_backbone
 def test_no_contextualisation_layer_is_refused(name: str) -> None:
+    backbone = make_config(name)
+    backbone.num_hidden_layers = 0
     with pytest.raises(ValueError, match="contextualization_layers: at least 1"):
-        MiceConfig(backbone_config=make_config(name, num_hidden_layers=0))
+        MiceConfig(backbone_config=backbone)
 
 
 @every_backbone
@@ -175,6 +177,37 @@ PRE_TRAINED: list[tuple[str, Any, str]] = [
     ("xlm-roberta", AutoModelForMaskedLM, "lm_head."),
     ("electra", AutoModelForPreTraining, "discriminator_predictions."),
 ]
+MODERNBERT_OPTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"interaction_layer_types": ["full_attention"]}, "interaction_layer_types: .* each of 2 layers"),
+    ({"interaction_layer_types": ["full_attention", "local"]}, "interaction_layer_types: .*'local'"),
+    ({"interaction_attention": "joint"}, "interaction_attention: 'joint' is not possible with 'modernbert'"),
+    ({"document_token_type": 1}, "document_token_type: the backbone has 1 token types"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), MODERNBERT_OPTIONS)
+def test_options_that_modernbert_has_no_place_for_are_refused(
+    backbone_folders: dict[str, Path], fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        convert(backbone_folders["ettin"], 2, 2, **fields)
+
+
+def test_layer_types_of_a_backbone_that_has_one_are_refused(backbone_folders: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="interaction_layer_types: 'bert' has one type of layer"):
+        convert(backbone_folders["bert"], 2, 1, interaction_layer_types=["full_attention"])
+
+
+def test_the_layer_without_a_norm_seeds_none(backbone_folders: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="interaction_layers: layer 0 of 'modernbert'"):
+        convert(backbone_folders["ettin"], 2, [0, 3])
+
+
+def test_scaled_rotary_positions_are_refused() -> None:
+    backbone = make_config("ettin")
+    backbone.rope_parameters["full_attention"]["rope_type"] = "linear"
+    with pytest.raises(ValueError, match="rope_parameters of full_attention are not of the default"):
+        MiceConfig(backbone_config=backbone)
 
 
 @pytest.mark.parametrize(("name", "kind", "head"), PRE_TRAINED)
@@ -187,12 +220,34 @@ def test_heads_of_the_pre_training_are_dropped(name: str, kind: Any, head: str, 
     assert model.mice.pooler is None  # nothing but the raw [CLS] is there to read
 
 
+def test_modernberts_prediction_head_is_kept_from_its_pre_training(tmp_path: Path) -> None:
+    original = AutoModelForMaskedLM.from_config(make_config("ettin"))
+    original.save_pretrained(tmp_path)
+    make_tokenizer("ettin").save_pretrained(tmp_path)
+    model, report = convert(tmp_path, 2, 2)
+    assert report.fresh == ["classifier.weight", "classifier.bias"]
+    assert all(key.startswith("decoder.") for key in report.dropped)
+    tensors = model.mice.state_dict()
+    for ours, theirs in (("pooler", "head"), ("final_norm", "model.final_norm")):
+        for key, tensor in original.get_submodule(theirs).state_dict().items():
+            assert torch.equal(tensors[f"{ours}.{key}"], tensor)
+
+
 def test_an_encoders_pooler_is_kept(tmp_path: Path) -> None:
     AutoModel.from_config(make_config("xlm-roberta")).save_pretrained(tmp_path)
     make_tokenizer("xlm-roberta").save_pretrained(tmp_path)
     model, report = convert(tmp_path, 2, 2)
     assert report.placed["pooler.weight"] == "pooler.dense.weight"
     assert isinstance(model.mice.pooler, torch.nn.Linear)
+
+
+def changed(value: Any) -> Any:
+    """Another value of the same kind."""
+    if isinstance(value, dict):
+        return {key: changed(other) for key, other in value.items()}
+    if isinstance(value, list):
+        return value[:1] * len(value)
+    return {"gelu": "relu", "default": "default"}[value] if isinstance(value, str) else value * 2
 
 
 @every_backbone
@@ -204,7 +259,7 @@ def test_every_choice_of_the_backbone_that_moves_states_is_in_the_fingerprint(
     fingerprints = [fingerprint_of(model, "fp16").weights_sha256]
     for choice in model.mice.config.backbone.state_choices:
         own = getattr(backbone, choice)
-        setattr(backbone, choice, "relu" if isinstance(own, str) else own * 2)
+        setattr(backbone, choice, changed(own))
         parameter = next(model.mice.backbone.parameters())
         parameter.data = parameter.data.clone()  # a hash is kept until weights move
         fingerprints.append(fingerprint_of(model, "fp16").weights_sha256)
