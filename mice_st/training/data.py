@@ -14,7 +14,8 @@ from mice_st.training.losses import LAYOUTS, NEED_SCORES
 from mice_st.training.mining import mine_rows, sample
 from mice_st.training.public_sets import is_public_set, read_public_set
 from mice_st.training.recipe import TrainingRecipe
-from mice_st.training.rows import ChosenRows, MemoryRows, RowFile, Rows, TrainingRow
+from mice_st.training.row_format import TrainingRow
+from mice_st.training.rows import ChosenRows, MemoryRows, RowFile, Rows
 
 if TYPE_CHECKING:
     from datasets import Dataset

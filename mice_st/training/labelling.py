@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from mice_st.hub_folder import read_json, write_json
 from mice_st.model_loading import model_hash
 from mice_st.modeling.st_mice import check_text
-from mice_st.training.rows import check_query
+from mice_st.training.row_format import check_query
 from mice_st.training.teachers import Teachers
 
 

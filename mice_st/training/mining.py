@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from mice_st.collection import Collection
 from mice_st.first_stage import BM25, Run
 from mice_st.modeling.st_mice import check_text
-from mice_st.training.rows import TrainingRow, check_query
+from mice_st.training.row_format import TrainingRow, check_query
 
 # Corpus, queries, number of documents -> the best documents of each query.
 Search = Callable[[Mapping[str, str], Mapping[str, str], int], Run]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mice_st.collection_source import split_source
-from mice_st.training.rows import Rows, TrainingRow
+from mice_st.training.row_format import TrainingRow
+from mice_st.training.rows import Rows
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -30,7 +30,8 @@ from mice_st.training.losses import build_loss, choose_loss
 from mice_st.training.mining import mine_rows
 from mice_st.training.recipe import TrainingRecipe
 from mice_st.training.reranker_trainer import RerankerTrainer, learning_rates, training_arguments
-from mice_st.training.rows import MemoryRows, TrainingRow, fingerprint
+from mice_st.training.row_format import TrainingRow
+from mice_st.training.rows import MemoryRows, fingerprint
 from mice_st.training.schedule import Schedule
 from mice_st.training.stored_states import CODECS, encode_to_disk, encode_to_memory
 

@@ -12,7 +12,8 @@ from mice_st.first_stage import BM25
 from mice_st.training import TrainingRecipe
 from mice_st.training.data import load_rows, rows_to_dataset
 from mice_st.training.mining import mine_rows
-from mice_st.training.rows import TrainingRow, fingerprint
+from mice_st.training.row_format import TrainingRow
+from mice_st.training.rows import fingerprint
 
 GOOD = {"query": "how many people", "positive": "three people", "negatives": ["a cat", "a dog"]}
 

@@ -16,7 +16,8 @@ from mice_st.collection import Collection
 from mice_st.training import TrainingRecipe, train
 from mice_st.training.data import rows_to_dataset
 from mice_st.training.losses import LAYOUTS, build_loss, choose_loss
-from mice_st.training.rows import MemoryRows, TrainingRow
+from mice_st.training.row_format import TrainingRow
+from mice_st.training.rows import MemoryRows
 from mice_st.training.stored_states import RerankerDataCollator
 
 Recipe = Callable[..., TrainingRecipe]

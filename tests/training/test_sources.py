@@ -12,7 +12,8 @@ import pytest
 from mice_st.training import TrainingRecipe
 from mice_st.training.batches import TokenBatches
 from mice_st.training.data import load_rows, rows_to_dataset
-from mice_st.training.rows import RowFile, TrainingRow
+from mice_st.training.row_format import TrainingRow
+from mice_st.training.rows import RowFile
 
 Recipe = Callable[..., TrainingRecipe]
 Write = Callable[..., str]
