@@ -116,6 +116,42 @@ def check_model(model: PreTrainedModel) -> None:
         )
 
 
+class _WatchedMasks:
+    """Masks that notice which layers read them."""
+
+    def __init__(self, masks: Sequence[Tensor]) -> None:
+        self.masks = masks
+        self.read: set[int] = set()
+
+    def __getitem__(self, layer: int) -> Tensor:
+        self.read.add(layer)
+        return self.masks[layer]
+
+
+@torch.no_grad()
+def check_masks_are_read(model: PreTrainedModel, input_ids: Tensor, arguments: dict[str, Any]) -> None:
+    """Compute one pair and see whether every layer asks for its mask: one that does not would silently read everything.
+
+    Args:
+        model: The model, with one of our attention implementations.
+        input_ids: ``(1, L)``, int64, one pair.
+        arguments: What ``SegmentMasks.make_arguments`` makes of it.
+
+    Raises:
+        ValueError: If a layer computes its attention otherwise than through transformers' interface; names the layers.
+    """
+    watched = _WatchedMasks(arguments[MASKS])
+    was_training = model.training
+    model.eval()
+    model(input_ids=input_ids, **arguments | {MASKS: watched})
+    model.train(was_training)
+    if unread := sorted(set(range(len(watched.masks))) - watched.read):
+        raise ValueError(
+            f"{type(model).__name__} does not compute attention through transformers' attention interface in layers "
+            f"{unread}, so they cannot be masked; a later version of transformers may"
+        )
+
+
 def attention_implementation(model: PreTrainedModel) -> str:
     """Our name for what the model computes its attention with; ``sdpa`` where we have no twin of it.
 

@@ -9,8 +9,8 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
-from mice_st.masking.attention import SegmentMasks, attention_implementation, check_model
-from mice_st.masking.pair_layout import PairLayout, position_offset
+from mice_st.masking.attention import SegmentMasks, attention_implementation, check_masks_are_read, check_model
+from mice_st.masking.pair_layout import PROBE_DOCUMENT, PROBE_QUERY, PairLayout, position_offset
 from mice_st.masking.patches import Patch, as_patches, make_preset, readable_segments
 
 
@@ -57,6 +57,8 @@ class MaskedTransformer(Transformer):
         self.masks = SegmentMasks(
             layout, readable_segments(checked, layers), position_offset(self.model) if restart_positions else None
         )
+        probe = self.tokenizer(PROBE_QUERY, PROBE_DOCUMENT, return_tensors="pt")["input_ids"].to(self.model.device)
+        check_masks_are_read(self.model, probe, self.masks.make_arguments(probe, None))
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """As in sentence-transformers, with the masks.

@@ -11,6 +11,7 @@ import torch
 from sentence_transformers import CrossEncoder
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+from transformers.models.bert.modeling_bert import BertSelfAttention
 
 from mice_st.collection import Collection
 from mice_st.masking import SEGMENTS, MaskedCrossEncoder
@@ -271,6 +272,18 @@ def test_decoders_are_refused(family_folder: Callable[[str], Path], tmp_path: Pa
     AutoTokenizer.from_pretrained(family_folder("bert")).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="LlamaForSequenceClassification is a decoder"):
         load(tmp_path, "mask0")
+
+
+def test_a_layer_that_reads_no_mask_is_found(family_folder: Callable[[str], Path], monkeypatch: Any) -> None:
+    """As with a model that computes its attention in its own way: its masks would be passed over in silence."""
+    plain = BertSelfAttention.forward
+
+    def own_way(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (hidden_states, None) if self.layer_idx == 2 else plain(self, hidden_states, *args, **kwargs)
+
+    monkeypatch.setattr(BertSelfAttention, "forward", own_way)
+    with pytest.raises(ValueError, match=r"attention interface in layers \[2\]"):
+        load(family_folder("bert"), "mask0")
 
 
 def test_pairs_longer_than_the_positions_are_refused(family_folder: Callable[[str], Path]) -> None:
