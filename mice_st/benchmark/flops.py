@@ -84,6 +84,16 @@ def contextualisation(shape: Shape, layers: int, lengths: Sequence[int]) -> int:
     return sum(layers * layer(shape, length) for length in lengths)
 
 
+# Fields of MiceConfig that change what interaction layers compute, at the one value that is counted here.
+COUNTED = {
+    "interaction_attention": "split",
+    "interaction_key_value_heads": None,
+    "query_self_attention": True,
+    "query_attends_document_sep": True,
+    "sep_attends_itself_alone": False,
+}
+
+
 @dataclass(frozen=True)
 class Interaction:
     """The choices of the interaction layers that change what is computed.
@@ -114,6 +124,8 @@ class Interaction:
             raise ValueError(
                 "flops: counted for layers of BERT's build; 'modernbert' has others (gates, rotary positions)"
             )
+        if uncounted := [name for name, value in COUNTED.items() if getattr(config, name) != value]:
+            raise ValueError(f"flops: not counted for what {uncounted} of this config add or leave out")
         return cls(
             Shape(config.interaction_width, config.interaction_intermediate_size, config.interaction_heads),
             config.interaction_layers,

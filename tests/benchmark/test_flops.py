@@ -95,3 +95,17 @@ def test_bytes_of_a_document() -> None:
     assert flops.bytes_per_document("fp16", 384, 180) == 768 * 180
     assert flops.bytes_per_document("int8", 128, 75) == 130 * 75
     assert flops.keys_values_bytes_per_document(384, 3, 10) == 46080
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"backbone_config": {"model_type": "modernbert"}}, "'modernbert' has others"),
+        ({"interaction_attention": "joint"}, "interaction_attention"),
+        ({"interaction_key_value_heads": 1}, "interaction_key_value_heads"),
+        ({"query_self_attention": False}, "query_self_attention"),
+    ],
+)
+def test_what_is_not_counted_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"flops: .*{message}"):
+        flops.Interaction.of(MiceConfig(**fields))
