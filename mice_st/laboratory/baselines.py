@@ -16,9 +16,10 @@ from mice_st.convert import convert
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.systems import rerank_with_vectors
 from mice_st.laboratory.experiment import Experiment, Retraining
-from mice_st.laboratory.ladder import describe, load_masked, require_classifier
+from mice_st.laboratory.ladder import count_layers, describe, load_masked, require_classifier
 from mice_st.laboratory.vectors import train_vectors
-from mice_st.model_loading import load_model
+from mice_st.masking import make_preset
+from mice_st.model_loading import load_model, model_kind
 from mice_st.modeling.config_checks import SUFFIXES
 
 VECTORS = {"colbert": MultiVectorEncoder, "bi-encoder": SentenceTransformer}
@@ -55,9 +56,10 @@ def measure_baselines(
         FileNotFoundError: If a name is neither of a system nor of a model.
         ValueError: If a system would rank at random because nothing is trained.
     """
+    check_baselines(source, names, retraining is not None)
     rows = []
     for name in tqdm(names, "Baselines", unit="system", delay=2, leave=False):
-        model = make_baseline(source, name, max_length, is_trained=retraining is not None)
+        model = make_baseline(source, name, max_length)
         is_made = PRESET.fullmatch(name) or name.startswith("mice-l") or name in VECTORS
         steps = 0
         if retraining is not None and is_made:
@@ -76,20 +78,36 @@ def measure_baselines(
     return rows
 
 
-def make_baseline(source: str, name: str, max_length: int | None, is_trained: bool) -> Any:
-    """One system, from the source's weights or from a folder of its own; see ``measure_baselines``."""
-    if PRESET.fullmatch(name):
-        if not is_trained:
-            require_classifier(source)
-        return load_masked(source, name, max_length)
-    if name.startswith("mice-l"):
-        return convert(source, **parse_mice_name(name))[0]
-    if name in VECTORS:
-        if not is_trained:
+def check_baselines(source: str, names: Sequence[str], is_trained: bool) -> None:
+    """Refuse names that are none, before anything takes long.
+
+    Raises:
+        FileNotFoundError: If a name is neither of a system nor of a model.
+        ValueError: If a system is not possible with this source, or would rank at random because nothing is trained.
+    """
+    for name in names:
+        if PRESET.fullmatch(name):
+            make_preset(name, count_layers(source))
+            if not is_trained:
+                require_classifier(source)
+        elif name.startswith("mice-l"):
+            parse_mice_name(name)
+        elif name not in VECTORS:
+            model_kind(name)
+        elif not is_trained:
             raise ValueError(
                 f"{name}: a cross-encoder's layers are no encoder of single texts until they are trained; give "
                 "--train_steps or --train_seconds, or the folder of a trained model in its place"
             )
+
+
+def make_baseline(source: str, name: str, max_length: int | None) -> Any:
+    """One system, from the source's weights or from a folder of its own; see ``measure_baselines``."""
+    if PRESET.fullmatch(name):
+        return load_masked(source, name, max_length)
+    if name.startswith("mice-l"):
+        return convert(source, **parse_mice_name(name))[0]
+    if name in VECTORS:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = VECTORS[name](source)

@@ -12,8 +12,8 @@ import transformers
 
 from mice_st.evaluation.plots import plot_fusion_layers, plot_readable_segments
 from mice_st.hub_folder import write_json
-from mice_st.laboratory.baselines import measure_baselines
-from mice_st.laboratory.equivalence import LARGEST_DIFFERENCE, measure_conversion
+from mice_st.laboratory.baselines import check_baselines, measure_baselines
+from mice_st.laboratory.equivalence import LARGEST_DIFFERENCE, check_conversion, measure_conversion
 from mice_st.laboratory.experiment import Experiment, Retraining, load_experiment
 from mice_st.laboratory.ladder import count_layers, ladder_steps, measure_ladder, recommend_fusion_layer
 from mice_st.masking import SEGMENTS
@@ -75,6 +75,9 @@ def run_mask(options: MaskOptions) -> None:
     layers = count_layers(options.model)
     fusion_layer = layers // 2 if options.fusion_layer is None else options.fusion_layer
     train_split = options.train_split if options.retraining else None
+    check_baselines(options.model, options.baselines, options.retraining is not None)
+    if options.convert:
+        check_conversion(options.model, fusion_layer, options.max_length)
     experiment = load_experiment(options.data, options.split, train_split, options.queries, options.top_k, options.seed)
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -83,33 +86,33 @@ def run_mask(options: MaskOptions) -> None:
         f"{options.model}: {layers} layers; {len(collection.queries)} queries of {collection.name}, BM25's best "
         f"{options.top_k} documents (nDCG@10 {experiment.first_stage_ndcg:.4f}); {describe_training(options)}"
     )
-    rows = measure(options, ladder_steps(fusion_layer), experiment)
+    results: dict[str, Any] = {
+        "options": asdict(options),
+        "layers": layers,
+        "segments": SEGMENTS,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "first_stage_ndcg@10": experiment.first_stage_ndcg,
+    }
+
+    def keep(name: str, value: Any) -> Any:
+        """Written after each experiment: what is measured is not lost with what follows."""
+        results[name] = value
+        write_json(output / "results.json", results)
+        return value
+
+    rows = keep("ladder", measure(options, ladder_steps(fusion_layer), experiment))
     print_ladder(rows)
     plot_readable_segments(rows, SEGMENTS, output / "ladder.png")
-    results: dict[str, Any] = {"ladder": rows}
     if options.sweep_fusion_layer:
-        results["sweep"] = sweep(options, layers, rows[0]["ndcg@10"], experiment)
+        keep("sweep", sweep(options, layers, rows[0]["ndcg@10"], experiment))
+    common = (experiment, options.retraining)
     if options.baselines:
-        results["baselines"] = measure_baselines(
-            options.model, options.baselines, experiment, options.retraining, output / "baselines", options.max_length
-        )
-        print_baselines(results["baselines"])
+        folder = output / "baselines"
+        made = measure_baselines(options.model, options.baselines, *common, folder, options.max_length)
+        print_baselines(keep("baselines", made))
     if options.convert:
-        results["conversion"] = measure_conversion(
-            options.model, fusion_layer, experiment, options.retraining, output, options.max_length
-        )
-        print_conversion(results["conversion"])
-    write_json(
-        output / "results.json",
-        {
-            **results,
-            "first_stage_ndcg@10": experiment.first_stage_ndcg,
-            "options": asdict(options),
-            "layers": layers,
-            "segments": SEGMENTS,
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        },
-    )
+        converted = measure_conversion(options.model, fusion_layer, *common, output, options.max_length)
+        print_conversion(keep("conversion", converted))
     print(f"Written: {output}/results.json and the pictures beside it")
 
 

@@ -65,8 +65,9 @@ def measure_conversion(
         document states, float16) and ``ms_per_query`` (documents of MICE encoded beforehand).
 
     Raises:
-        ValueError: If the source has no trained classifier, or its separators or backbone do not fit MICE.
+        ValueError: If the source has no trained classifier, or does not fit MICE; see ``check_conversion``.
     """
+    check_conversion(source, fusion_layer, max_length)
     preset = f"mask3-l{fusion_layer}"
     masked = load_masked(source, preset, max_length, restart_positions=True)
     if retraining is None:
@@ -74,7 +75,6 @@ def measure_conversion(
     else:
         source = str(output / f"{preset}-restarted")
         retraining.train(masked, experiment, Path(source))
-    check_layout(masked)
     lengths = choose_lengths(masked)
     evaluator = cut_to_fit(experiment.evaluator, masked, *lengths)
     began = time.perf_counter()
@@ -109,6 +109,17 @@ def measure_conversion(
             }
         )
     return rows
+
+
+def check_conversion(source: str, fusion_layer: int, max_length: int | None) -> None:
+    """Refuse a source that does not convert without loss, before anything takes long.
+
+    Raises:
+        ValueError: If its separators, its backbone or the number of layers left do not fit MICE.
+    """
+    masked = load_masked(source, f"mask3-l{fusion_layer}", max_length, restart_positions=True)
+    check_layout(masked)
+    convert_masked(source, fusion_layer, masked, VARIANTS["lossless"], choose_lengths(masked))
 
 
 def check_layout(masked: MaskedCrossEncoder) -> None:

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from mice_st.cli import main
 from mice_st.collection import Collection, write_beir
 from mice_st.cross_encoder import MiceCrossEncoder
-from mice_st.laboratory.equivalence import VARIANTS, check_layout, choose_lengths, convert_masked, cut_texts
+from mice_st.laboratory.equivalence import VARIANTS, choose_lengths, convert_masked, cut_texts
 from mice_st.masking import MaskedCrossEncoder
 
 PAIRS = [
@@ -90,10 +90,27 @@ def test_the_command_prints_the_difference_and_leaves_the_model(
     assert np.abs(model.predict(PAIRS) - masked.predict(PAIRS)).max() < 1e-5
 
 
-def test_two_separators_are_refused(family_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    masked = MaskedCrossEncoder(str(family_folder("roberta")), "mask3-l2", True, device="cpu")
-    with pytest.raises(ValueError, match="2 separators between query and document"):
-        check_layout(masked)
+@pytest.mark.parametrize(
+    ("family", "fusion_layer", "message"),
+    [
+        ("roberta", 2, "2 separators between query and document"),
+        ("modernbert", 2, "interaction_attention: 'joint' is not possible with 'modernbert'"),
+        ("bert", 3, "interaction_layers: at least 2"),
+    ],
+)
+def test_what_does_not_convert_is_refused_before_the_ladder(
+    family: str,
+    fusion_layer: int,
+    message: str,
+    family_folder: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ["--model", str(family_folder(family)), "--fusion_layer", str(fusion_layer), "--output", str(tmp_path)]
+    assert main(["mask", *flags, "--convert", "true"]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert not printed.out
 
 
 def test_the_example_runs(

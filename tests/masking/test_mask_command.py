@@ -182,7 +182,7 @@ def test_baselines_of_vectors_are_trained_first(
         measure_baselines(source, ["colbert"], experiment, None, tmp_path)
     retraining = Retraining(steps=2, seconds=None, learning_rate=1e-3, batch_size=2, negatives=2, seed=0)
     for name in ("colbert", "bi-encoder"):
-        model = make_baseline(source, name, None, is_trained=True)
+        model = make_baseline(source, name, None)
         before = [parameter.detach().clone() for parameter in model.parameters()]
         assert train_vectors(retraining, model, experiment, tmp_path / name) == 2
         moved = [not old.equal(new) for old, new in zip(before, model.parameters(), strict=True)]
@@ -193,7 +193,7 @@ def test_baselines_of_vectors_are_trained_first(
     "name", ["mice-l2+2", "mice-l2-d4+2", "mice-l1+3-self-blindcls-lex-kv2", "mice-l2+2-joint-perlayer-lonesep"]
 )
 def test_a_mice_model_is_made_by_its_name(name: str, family_folder: Callable[[str], Path]) -> None:
-    model = make_baseline(str(family_folder("bert")), name, None, is_trained=False)
+    model = make_baseline(str(family_folder("bert")), name, None)
     assert model.mice.config.name == name
 
 
