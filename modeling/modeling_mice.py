@@ -13,7 +13,7 @@ Shape letters used in comments:
     Q  query tokens, padded          D  document tokens, padded
     R  rows that ask (Q or 1)        S  states that are read (Q or D)
     H  attention heads               h  width of the states: the backbone's, or interaction_hidden_size
-    k  interaction layers            s  width of the document states: h, or k * h where each layer reads its own
+    k  interaction layers            s  width of the document states: h, or a multiple of it where layers read their own
 
 References:
     - MICE: https://arxiv.org/abs/2602.16299
@@ -69,7 +69,7 @@ class MiceConfig(PretrainedConfig):
         document_states: ``"frozen"`` (every interaction layer reads the document as the contextualisation layers left
             it; the paper) or ``"per_layer"`` (the document goes on, alone, through self-attention and feed-forward of
             the interaction layers, and each of them reads it as a backbone layer in its place would). The second
-            keeps ``k`` states of a token side by side.
+            keeps ``reading_layers`` states of a token side by side.
         interaction_key_value_heads: Heads of keys and values in the cross-attention, each shared by as many heads of
             queries: 1 is multi-query attention, whose stored keys and values are smaller than the states. None: no
             sharing.
@@ -218,8 +218,19 @@ class MiceConfig(PretrainedConfig):
 
     @property
     def state_width(self) -> int:
-        """Values that a document's state has for each token: one state, or one per interaction layer side by side."""
-        return self.interaction_width * (self.interaction_layers if self.document_states == "per_layer" else 1)
+        """Values that a document's state has for each token: one state, or one per layer that reads it, side by side."""
+        return self.interaction_width * (self.reading_layers if self.document_states == "per_layer" else 1)
+
+    @property
+    def reading_layers(self) -> int:
+        """Interaction layers that read the document.
+
+        All of them; or all but the last one where only [CLS] is left to read and must not.
+        """
+        reads_by_cls = self.cls_attends_document or self.interaction_layers == 1
+        reads_by_others = self.interaction_attention == "split" and self.interaction_order == "cross_first"
+        is_reading = reads_by_cls or reads_by_others or self.exact_match or self.head_pooling == "mean"
+        return self.interaction_layers - (0 if is_reading else 1)
 
     def special_tokens(self, side: str) -> tuple[list[int], list[int]]:
         """Ids that stand before and after the text of a ``"query"`` or a ``"document"``."""
@@ -341,7 +352,8 @@ class MiceForSequenceClassification(MicePreTrainedModel):
             if (module := getattr(self, name)) is not None:
                 modules[name] = module
         if self.config.document_states == "per_layer":
-            layers: list[Any] = list(self.interaction[:-1])  # the last one's output is nobody's document
+            # The output of the last layer that reads the document is nobody's document.
+            layers: list[Any] = list(self.interaction[: self.config.reading_layers - 1])
             for index, layer in enumerate(layers):
                 modules[f"interaction.{index}.self_attention"] = layer.self_attention
                 modules[f"interaction.{index}.feed_forward"] = layer.feed_forward
@@ -377,10 +389,10 @@ class MiceForSequenceClassification(MicePreTrainedModel):
             return encoded._replace(states=self.readable(encoded.states))
         mask = self._text_mask(encoded.attention_mask, "document")  # (N, 1, D, D)
         states = [encoded.states]
-        layers: list[Any] = list(self.interaction[:-1])
+        layers: list[Any] = list(self.interaction[: self.config.reading_layers - 1])
         for layer in layers:
             states.append(layer.contextualize(states[-1], mask))  # (N, D, h)
-        return encoded._replace(states=torch.cat([self.readable(rows) for rows in states], dim=-1))  # (N, D, k * h)
+        return encoded._replace(states=torch.cat([self.readable(rows) for rows in states], dim=-1))  # (N, D, s)
 
     def _encode(
         self, input_ids: Tensor, attention_mask: Tensor, side: str, projection: nn.Module | None
@@ -470,10 +482,13 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         return torch.cat([cls_row, rows[..., 1:, :]], dim=-2)
 
     def layer_states(self, states: Tensor | None, index: int) -> Tensor | None:
-        """What interaction layer ``index`` reads of ``states`` ``(..., s)``: a view, ``(..., h)``."""
+        """What interaction layer ``index`` reads of ``states`` ``(..., s)``: a view, ``(..., h)``.
+
+        A last layer that reads nothing gets what the one before it reads.
+        """
         if states is None or self.config.document_states == "frozen":
             return states
-        width = self.config.interaction_width
+        width, index = self.config.interaction_width, min(index, self.config.reading_layers - 1)
         return states[..., index * width : (index + 1) * width]
 
     def read_out(self, rows: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ class DocumentStates:
     Attributes:
         states: ``(n_tokens, hidden)``, float32, float16 or bfloat16; [CLS] and [SEP] included. Where each interaction
             layer reads states of its own (``document_states="per_layer"``) these lie side by side, ``(n_tokens,
-            interaction layers * hidden)``, so that codecs and stores see nothing but a wider state.
+            layers that read them * hidden)``, so that codecs and stores see nothing but a wider state.
         input_ids: ``(n_tokens,)``, int64; the exact-match heads compare them with the query's.
         keys_values: ``(interaction layers, 2, heads, n_tokens, width per head)`` from ``project_documents``, or None.
     """

@@ -111,8 +111,15 @@ def test_every_way_to_score_gives_what_the_masked_cross_encoder_gives(
     model.mice.set_attn_implementation("sdpa")
 
 
+def test_no_state_is_kept_that_no_layer_reads(masked: tuple[MiceCrossEncoder, np.ndarray]) -> None:
+    model, _ = masked
+    (document,) = model.encode_documents(DOCUMENTS[:1])
+    layers = model.mice.config.interaction_layers
+    assert document.states.shape[1] == 32 * (layers - 1)  # the last layer's only row is [CLS], which reads no document
+
+
 def test_each_field_is_needed(cross_encoder_folder: Path) -> None:
-    # Three interaction layers: of two, the last one's only row, [CLS], would not read the document at all.
+    # Three interaction layers: the last one's only row, [CLS], does not read the document, so that of two one reads it.
     expected = convert(cross_encoder_folder, 1, 3, **LOSSLESS)[0].predict(PAIRS)
     other: dict[str, Any] = {"document_states": "frozen", "interaction_attention": "split", "document_token_type": 0}
     for name, value in LOSSLESS.items():
