@@ -18,6 +18,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ELSEWHERE = {
     "make demo": "tests/test_demo.py",
     "mice-st bench --quick --output bench.json": "tests/benchmark",
+    "mice-st mask --model demo_output/cross-encoder --queries 20 --top_k 20 --convert true": "tests/masking",
     "mice-st push --model demo_output/model --repo your-name/your-model --dry_run true": "tests/hub/test_push.py",
 }
 README = (ROOT / "README.md").read_text(encoding="utf-8")
