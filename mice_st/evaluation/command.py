@@ -1,4 +1,7 @@
-"""``mice-st evaluate``: several systems on the sets of a suite, in one table and one JSON file."""
+"""``mice-st evaluate``: several systems on the sets of a suite, in one table and one JSON file.
+
+The suite ``dev`` is measured here; all others go through mteb, in ``mteb_suite``.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,12 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from mice_st.evaluation.metrics import evaluate_run
+from mice_st.evaluation.mteb_suite import evaluate_with_mteb
+from mice_st.evaluation.mteb_tasks import MTEB_SUITES
+from mice_st.evaluation.plots import plot_suite
 from mice_st.evaluation.suites import SUITES, CandidateSet, load_suite
-from mice_st.evaluation.systems import System, list_systems
+from mice_st.evaluation.systems import BM25_NAME, System, list_systems
+from mice_st.evaluation.tables import format_sets, format_table, write_tables
 from mice_st.hub_folder import read_json, write_json
 
 METRICS = ("ndcg@10", "mrr@10", "recall")
@@ -20,7 +27,7 @@ METRICS = ("ndcg@10", "mrr@10", "recall")
 
 @dataclass
 class EvaluateOptions:
-    """Re-rank BM25's candidates on the sets of a suite.
+    """Re-rank a first stage's candidates on the sets of a suite.
 
     Raises:
         ValueError: If a number is out of range or the suite is unknown.
@@ -29,17 +36,38 @@ class EvaluateOptions:
     model: list[str] = field(
         metadata={"help": "Folders or Hub ids: MICE, cross-encoder, bi-encoder or ColBERT; bm25 for the first stage."}
     )
-    data: str = field(metadata={"help": "Folder of BEIR folders or their archives (NAME.tar.gz)."})
-    output: str = field(metadata={"help": "JSON file for the figures."})
-    suite: str = field(default="dev", metadata={"help": f"Which sets: {', '.join(SUITES)}."})
-    top_k: int = field(default=100, metadata={"help": "Candidates of a query."})
+    output: str = field(
+        metadata={
+            "help": "JSON file for the figures. Through mteb, tables, a picture and mteb's results lie beside it."
+        }
+    )
+    data: str | None = field(
+        default=None, metadata={"help": "Folder of BEIR folders or their archives (NAME.tar.gz), for the suite dev."}
+    )
+    suite: str = field(
+        default="dev",
+        metadata={
+            "help": f"Which sets: {', '.join([*SUITES, *MTEB_SUITES])}, folder:PATH[:SPLITS], or a task of mteb."
+        },
+    )
+    first_stage: str = field(
+        default=BM25_NAME,
+        metadata={
+            "help": "Where candidates come from: bm25 (without stemming), a model of mteb such as mteb/baseline-bm25s, a "
+            "run file in TREC format, or a folder with TASK.trec for each task."
+        },
+    )
+    top_k: int = field(default=100, metadata={"help": "Candidates of a query; tasks that bring theirs keep them."})
     queries: int | None = field(
         default=None, metadata={"help": "Queries of each set, drawn with the seed; 0 or nothing takes all."}
     )
     seed: int = field(default=0, metadata={"help": "Of the drawing."})
-    codecs: list[str] = field(
-        default_factory=lambda: ["fp16"],
-        metadata={"help": "How MICE's states are kept: fp32, fp16, int8, int4; a column for each."},
+    codecs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "How MICE's states are kept: fp32, fp16, int8, int4; a row for each (default: fp16 for dev, fp32 "
+            "through mteb, where it changes no score)."
+        },
     )
     max_length: int | None = field(default=None, metadata={"help": "Longest document or pair, in tokens."})
     batch_size: int = field(default=64, metadata={"help": "Pairs or texts computed at a time."})
@@ -58,21 +86,32 @@ class EvaluateOptions:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if self.queries is not None and self.queries < 0:
             raise ValueError(f"queries: must be at least 1, or 0 for all, got {self.queries}")
-        if self.suite not in SUITES:
-            raise ValueError(f"suite: there is no {self.suite!r}; there are {', '.join(SUITES)}")
+        if self.suite in SUITES:
+            if self.data is None:
+                raise ValueError(f"data: the suite {self.suite} needs the folder of its sets")
+            if self.first_stage != BM25_NAME:
+                raise ValueError(
+                    f"first_stage: the candidates of the suite {self.suite} are always those of {BM25_NAME}"
+                )
 
 
 def run_evaluate(options: EvaluateOptions) -> None:
-    """Evaluate, write the JSON file and print the table."""
-    results = evaluate(options)
+    """Evaluate, write the files and print the table."""
     output = Path(options.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    if options.suite in SUITES:
+        results = evaluate(options)
+        output.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        results = evaluate_with_mteb(options)
+        write_tables(results, output)
+        plot_suite(results, output.with_suffix(".png"))
+        print(format_sets(results) + "\n")
     write_json(output, results)
     print(format_table(results))
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
-    """Measure every system on every set.
+    """Measure every system on every set of the suite ``dev``.
 
     What was measured before with the same model, codec, candidates and judgements is read from the cache.
 
@@ -88,9 +127,11 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         ValueError: If a model or a set is bad, or a score is not finite.
     """
     cache = Path(options.cache or f"{options.output}.cache")
-    systems = list_systems(options.model, options.codecs, options.batch_size, options.device, options.max_length)
+    systems = list_systems(
+        options.model, options.codecs or ["fp16"], options.batch_size, options.device, options.max_length
+    )
     suite = list(
-        load_suite(options.suite, Path(options.data), cache, options.top_k, options.queries or None, options.seed)
+        load_suite(options.suite, Path(options.data or ""), cache, options.top_k, options.queries or None, options.seed)
     )
     figures: dict[str, dict[str, dict[str, float]]] = {}
     with tqdm(total=len(systems) * len(suite), desc="Evaluation", unit="set", delay=2, leave=False) as progress:
@@ -117,24 +158,6 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
             for system in systems
         ],
     }
-
-
-def format_table(results: dict[str, Any]) -> str:
-    """nDCG@10 of every system as a Markdown table: a row for each, the mean of a group after its sets."""
-    groups = list(dict.fromkeys(entry["group"] for entry in results["sets"]))
-    header = ["system"]
-    for group in groups:
-        header += [entry["name"] for entry in results["sets"] if entry["group"] == group] + [f"mean {group}"]
-    rows = []
-    for system in results["systems"]:
-        row = [system["name"]]
-        for group in groups:
-            names = [entry["name"] for entry in results["sets"] if entry["group"] == group]
-            row += [f"{system['sets'][name]['ndcg@10']:.4f}" for name in names]
-            row.append(f"{system['groups'][group]['ndcg@10']:.4f}")
-        rows.append(row)
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _measure(system: System, suite: list[CandidateSet], cache: Path, progress: tqdm) -> dict[str, dict[str, float]]:

@@ -14,7 +14,7 @@ from typing import Any
 from mice_st.collection import Collection
 from mice_st.collection_source import PYTHON_DOCS, load_collection
 from mice_st.evaluation.mteb_model import import_mteb
-from mice_st.evaluation.suites import IN_DOMAIN, OUT_OF_DOMAIN
+from mice_st.evaluation.suites import IN_DOMAIN, OUT_OF_DOMAIN, draw_queries
 
 FOLDER = "folder:"
 
@@ -89,17 +89,14 @@ class SuiteTask:
         return self.task.eval_splits[0]
 
 
-def is_mteb_suite(suite: str) -> bool:
-    """Whether this names a suite that is measured through mteb."""
-    return suite in MTEB_SUITES or suite.startswith(FOLDER)
-
-
-def load_tasks(suite: str) -> Iterator[SuiteTask]:
+def load_tasks(suite: str, queries: int | None = None, seed: int = 0) -> Iterator[SuiteTask]:
     """Load the tasks of a suite, one after the other.
 
     Args:
         suite: Key of ``MTEB_SUITES``, ``folder:PATH`` or ``folder:PATH:SPLITS`` (a BEIR folder or its archive; split ``test`` by default),
             or the name of one task of mteb.
+        queries: Queries that are drawn with ``seed``, of a collection that is not mteb's own; None takes all.
+        seed: Of the drawing.
 
     Raises:
         ImportError: If mteb is not installed; the message names the extra.
@@ -107,9 +104,11 @@ def load_tasks(suite: str) -> Iterator[SuiteTask]:
         ValueError: If there is no such suite or task, listing those there are, or a task cannot be re-ranked.
     """
     if suite == PYTHON_DOCS or suite.startswith(FOLDER):
-        collection = load_collection(suite.removeprefix(FOLDER), "test")
+        collection = draw_queries(load_collection(suite.removeprefix(FOLDER), "test"), queries, seed)
         yield SuiteTask(make_task(collection), collection.name, collection, None)
         return
+    if queries is not None:
+        raise ValueError(f"queries: a part of the queries of {suite} would no longer be the task that mteb knows")
     groups = MTEB_SUITES.get(suite) or {suite: suite}
     tasks = [(_find_task(name), group) for name, group in groups.items()]  # all of them, before any is downloaded
     for task, group in tasks:

@@ -108,6 +108,38 @@ def plot_fusion_layers(ndcg: dict[int, float], full: float, recommended: int, pa
     figure.savefig(path, dpi=150)
 
 
+def plot_suite(results: dict[str, Any], path: Path) -> None:
+    """nDCG@10 of every system on every set as bars, with the ceiling of the candidates above them.
+
+    Args:
+        results: ``sets`` with ``name`` and ``ceiling``, ``systems`` with ``name`` and ``sets`` (set -> metric -> figure).
+        path: PNG file to write.
+
+    Raises:
+        ImportError: If matplotlib is not installed; the message names the extra.
+    """
+    sets, systems = results["sets"], results["systems"]
+    width = 0.8 / len(systems)
+    figure = _make_figure((max(5.0, 1.2 + 0.35 * len(sets) * (len(systems) + 1)), 4.5))
+    axes = figure.subplots()
+    for place, system in enumerate(systems):
+        heights = [system["sets"][entry["name"]]["ndcg@10"] for entry in sets]
+        left = [number - 0.4 + width * (place + 0.5) for number in range(len(sets))]
+        axes.bar_label(
+            axes.bar(left, heights, width, label=system["name"]), fmt="%.3f", fontsize=7, rotation=90, padding=2
+        )
+    for number, entry in enumerate(sets):
+        label = "perfect re-ranking" if number == 0 else None
+        axes.hlines(entry["ceiling"], number - 0.45, number + 0.45, color="#888888", linestyle="--", label=label)
+    axes.set_xticks(
+        range(len(sets)), [entry["name"] for entry in sets], rotation=30 if len(sets) > 3 else 0, ha="center"
+    )
+    axes.set_ylim(0, 1.12)
+    axes.set_ylabel("nDCG@10")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    figure.savefig(path, dpi=150)
+
+
 def _make_figure(size: tuple[float, float]) -> Any:
     """An empty figure of that size, in inches."""
     try:
@@ -127,12 +159,8 @@ def plot_variants(rows: Sequence[dict[str, Any]], path: Path) -> None:
     Raises:
         ImportError: If matplotlib is not installed; the message names the extra.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ImportError('pictures need matplotlib: pip install "mice-st[demo]"') from error
     names = [name for name in ("dev_ndcg@10", "watched_ndcg@10") if name in rows[0]]
-    figure = Figure(figsize=(5 * len(names) + 2, 1 + 0.35 * len(rows)), layout="constrained")
+    figure = _make_figure((5 * len(names) + 2, 1 + 0.35 * len(rows)))
     for place, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), place + 1)
         values = [row[name] for row in rows]

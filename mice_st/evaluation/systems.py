@@ -27,11 +27,15 @@ class System:
 
     Attributes:
         name: Of the column.
+        source: Folder or Hub id of the model, or ``"bm25"``.
+        codec: How MICE keeps document states; None for any other kind.
         identity: What two systems with the same figures have in common: hash of the model's files, and the codec.
         load: Loads the model and gives the function that re-ranks.
     """
 
     name: str
+    source: str
+    codec: str | None
     identity: str
     load: Callable[[], Callable[[Collection, Run], Run]]
 
@@ -57,7 +61,7 @@ def list_systems(
         get_codec(codec)
     for model in models:
         if model == BM25_NAME:
-            systems.append(System(BM25_NAME, BM25_NAME, lambda: lambda _, candidates: candidates))
+            systems.append(System(BM25_NAME, BM25_NAME, None, BM25_NAME, lambda: lambda _, candidates: candidates))
             continue
         name = Path(model).name or model
         if any(system.name.split("@")[0] == name for system in systems):
@@ -65,11 +69,11 @@ def list_systems(
         identity = f"{model_hash(model)}/{max_length}"
         load = partial(_load, model, device, max_length, batch_size)
         if model_kind(model) != "mice":
-            systems.append(System(name, identity, partial(load, codecs[0])))
+            systems.append(System(name, model, None, identity, partial(load, codecs[0])))
             continue
         for codec in codecs:
             suffix = f"@{codec}" if len(codecs) > 1 else ""
-            systems.append(System(name + suffix, f"{identity}/{codec}", partial(load, codec)))
+            systems.append(System(name + suffix, model, codec, f"{identity}/{codec}", partial(load, codec)))
     names = [system.name for system in systems]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"model: {twice[0]!r} is given twice")

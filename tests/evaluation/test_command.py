@@ -14,10 +14,11 @@ from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTran
 from mice_st import MiceCrossEncoder, cli
 from mice_st.collection import Collection, write_beir
 from mice_st.evaluation import suites
-from mice_st.evaluation.command import EvaluateOptions, evaluate, format_table
+from mice_st.evaluation.command import EvaluateOptions, evaluate
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.suites import SuiteSet, cached_candidates, draw_queries
 from mice_st.evaluation.systems import list_systems
+from mice_st.evaluation.tables import format_table
 from mice_st.first_stage import BM25
 from mice_st.model_loading import model_hash, model_kind
 from tests.evaluation.made import make_collection
@@ -101,7 +102,17 @@ def test_the_command_prints_one_row_for_each_system_and_codec(
     options: Options, mice_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     made = options()
-    arguments = ["--model", "bm25", str(mice_folder), "--data", made.data, "--output", made.output, "--suite", "tiny"]
+    arguments = [
+        "--model",
+        "bm25",
+        str(mice_folder),
+        "--data",
+        str(made.data),
+        "--output",
+        made.output,
+        "--suite",
+        "tiny",
+    ]
     assert cli.main(["evaluate", *arguments, "--codecs", "fp32", "int4", "--queries", "0"]) == 0
     table = capsys.readouterr().out.strip().splitlines()
     assert table[0] == "| system | first | second | mean a | third | mean b |"
@@ -199,7 +210,7 @@ def test_bad_input_is_one_line(
     options: Options, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = options()
-    assert cli.main(["evaluate", *arguments, "--data", made.data, "--output", made.output]) == 2
+    assert cli.main(["evaluate", *arguments, "--data", str(made.data), "--output", made.output]) == 2
     assert message in capsys.readouterr().err
 
 
