@@ -86,6 +86,11 @@ COMMANDS = {
         "mice_st.ablation:AblateOptions",
         "mice_st.ablation:run_ablate",
     ),
+    "compare": Command(
+        "test which of several evaluated systems differ by more than chance: mice-st compare RESULTS.json ...",
+        "mice_st.evaluation.compare:CompareOptions",
+        "mice_st.evaluation.compare:run_compare",
+    ),
     "bench": Command(
         "compare speed, memory and storage with other re-rankers, and check the targets",
         "mice_st.benchmark.plan:BenchOptions",

@@ -16,7 +16,7 @@ MAIN_METRIC = "ndcg@10"
 def format_table(results: dict[str, Any]) -> str:
     """nDCG@10 of every system as a Markdown table."""
     header, rows = _rows(results, MAIN_METRIC)
-    return _markdown(header, [[name, *(f"{figure:.4f}" for figure in figures)] for name, figures in rows])
+    return format_markdown(header, [[name, *(f"{figure:.4f}" for figure in figures)] for name, figures in rows])
 
 
 def format_sets(results: dict[str, Any]) -> str:
@@ -34,7 +34,7 @@ def format_sets(results: dict[str, Any]) -> str:
         ]
         for entry in results["sets"]
     ]
-    return _markdown(header, rows)
+    return format_markdown(header, rows)
 
 
 def write_tables(results: dict[str, Any], stem: Path) -> None:
@@ -91,7 +91,8 @@ def _rows(results: dict[str, Any], metric: str) -> tuple[list[str], list[tuple[s
     return ["system", *(title for _, _, title in columns)], rows
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def format_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of these cells."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
