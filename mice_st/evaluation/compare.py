@@ -8,6 +8,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
 
+from tqdm.auto import tqdm
+
 from mice_st.evaluation.mteb_suite import QUERY_METRICS, per_query_file
 from mice_st.evaluation.significance import Difference, compare_queries, holm
 from mice_st.evaluation.tables import format_markdown
@@ -78,7 +80,7 @@ def compare(options: CompareOptions) -> list[tuple[str, str, str, int, float, in
         if options.baseline in (None, first, second)
     ]
     tested: list[tuple[str, str, str, Difference]] = []
-    for first, second in pairs:
+    for first, second in tqdm(pairs, desc="Comparing", unit="pair", delay=2, leave=False):
         for name in figures[first].keys() & figures[second].keys():
             try:
                 found = compare_queries(figures[first][name], figures[second][name], options.seed)

@@ -33,7 +33,8 @@ def test_p_values_of_few_queries_are_exact() -> None:
     mean = sum(differences) / 8
     error = math.sqrt(sum((difference - mean) ** 2 for difference in differences) / 7 / 8)
     assert found.t_test == pytest.approx(2 * stats.t.sf(mean / error, 7))
-    assert (found.mean, found.queries, found.better, found.worse) == (pytest.approx(mean), 8, 6, 1)
+    assert found.mean == pytest.approx(mean)
+    assert (found.queries, found.better, found.worse) == (8, 6, 1)
 
 
 def test_p_values_of_many_queries() -> None:
@@ -45,7 +46,7 @@ def test_p_values_of_many_queries() -> None:
     # With many queries both tests say nearly the same.
     assert alike.randomisation == pytest.approx(alike.t_test, abs=0.02)
     assert alike.randomisation > 0.2
-    assert apart.randomisation < 1e-4
+    assert apart.randomisation < 2e-4
     assert compare_queries(by_query(list(first)), by_query(list(first))).randomisation == 1.0
 
 
