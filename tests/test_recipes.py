@@ -183,12 +183,14 @@ def test_steps_are_done_once_and_seeds_have_mean_and_spread(
     assert "Step 2 of 2: model (train)" in printed
     folder = tmp_path / "run" / "model"
     summary = json.loads((folder / "seeds.json").read_text())
-    figures = []
+    figures, starts = [], []
     for seed in (0, 1):
         history = json.loads((folder / f"seed-{seed}" / "checkpoints" / "history.json").read_text())
         assert max(entry["step"] for entry in history) == 2
         figures.append(max(entry.get("eval_dev_ndcg@10", 0.0) for entry in history))
+        starts.append(next(entry["eval_dev_ndcg@10"] for entry in history if entry["step"] == 0))
     assert summary["mean"]["dev_ndcg@10"] == pytest.approx(sum(figures) / 2)
+    assert summary["mean"]["start_dev_ndcg@10"] == pytest.approx(sum(starts) / 2)
     assert summary["standard_deviation"]["dev_ndcg@10"] == pytest.approx(abs(figures[0] - figures[1]) / 2**0.5)
     assert f"dev_ndcg@10: {sum(figures) / 2:.4f} ± " in printed
     best = MiceCrossEncoder(str(folder / f"seed-{summary['best_seed']}"), device="cpu").state_dict()

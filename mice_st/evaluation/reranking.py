@@ -13,7 +13,9 @@ from mice_st.collection import Collection
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.evaluation.metrics import RunMetrics, evaluate_run
 from mice_st.first_stage import Run
+from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.memory import MemoryStates
+from mice_st.states.store import Fingerprint
 
 # Queries scored together: equal lengths find each other, and the memory stays bounded.
 QUERIES_AT_ONCE = 16
@@ -32,8 +34,8 @@ class RerankingEvaluator(BaseEvaluator):
         name: Name of the collection in the figures: ``"<name>_ndcg@10"`` and ``"<name>_mrr@10"``.
         batch_size: Pairs scored at a time.
         codec: How MICE's states are kept: ``"fp16"``, ``"int8"``, ``"int4"`` or ``"fp32"``.
-        keep_states: Keep the documents' states for the next call. Only right while the contextualisation layers do
-            not change; in fp16 each holds ``2 * tokens * hidden`` bytes.
+        keep_states: Keep the documents' states for the next call. They serve as long as nothing that documents pass through has changed;
+            in fp16 each holds ``2 * tokens * hidden`` bytes.
         show_progress_bar: None shows one where the work takes over two seconds.
 
     Raises:
@@ -66,6 +68,7 @@ class RerankingEvaluator(BaseEvaluator):
         self.show_progress_bar = show_progress_bar
         self.primary_metric = f"{name}_ndcg@10"
         self._states = MemoryStates(codec)
+        self._made_by: Fingerprint | None = None
 
     def __call__(
         self, model: CrossEncoder, output_path: str | None = None, epoch: float = -1, steps: int = -1
@@ -124,7 +127,8 @@ class RerankingEvaluator(BaseEvaluator):
     def _encode(self, model: MiceCrossEncoder) -> MemoryStates:
         """Document id -> states, on the CPU."""
         wanted = {item for documents in self.candidates.values() for item in documents}
-        if self.keep_states and wanted == self._states.keys():
+        made_by = fingerprint_of(model, self.codec) if self.keep_states else None
+        if made_by is not None and made_by == self._made_by and wanted == self._states.keys():
             return self._states
         order = sorted(wanted, key=lambda item: (len(self.collection.corpus[item]), item))
         states = MemoryStates(self.codec)
@@ -136,7 +140,7 @@ class RerankingEvaluator(BaseEvaluator):
                     states.put(item, document)
                 progress.update(len(chunk))
         if self.keep_states:
-            self._states = states
+            self._states, self._made_by = states, made_by
         return states
 
     def _progress(self, total: int, description: str, unit: str) -> tqdm:

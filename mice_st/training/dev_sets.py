@@ -13,7 +13,7 @@ from mice_st.collection import Collection
 from mice_st.collection_source import load_collection
 from mice_st.evaluation.reranking import RerankingEvaluator
 from mice_st.evaluation.suites import draw_queries
-from mice_st.first_stage import BM25, Run
+from mice_st.first_stage import BM25
 from mice_st.training.recipe import TrainingRecipe
 
 
@@ -59,34 +59,28 @@ def build_evaluator(recipe: TrainingRecipe, dev: Collection | None = None) -> Ba
         ValueError: If two collections have one name.
     """
     sources = {"dev": recipe.dev_data or [], "watched": recipe.watch_data or []}
-    choices = (recipe.dev_split, recipe.dev_queries, recipe.dev_top_k, recipe.seed)
-    collections = {group: [_load(source, *choices) for source in named] for group, named in sources.items()}
+    choices = (recipe.dev_split, recipe.dev_queries, recipe.dev_top_k, recipe.seed, recipe.freeze_contextualization)
+    groups = {group: [_load(source, *choices) for source in named] for group, named in sources.items()}
     if dev is not None:
-        collections["dev"] = [_with_candidates(dev, *choices[1:])]
-    if not collections["dev"]:
+        groups["dev"] = [_build(dev, *choices[1:])]
+    if not groups["dev"]:
         return None
-    names = [collection.name for group in collections.values() for collection, _ in group]
-    if twice := [name for name in names if names.count(name) > 1 or name in collections]:
+    names = [evaluator.collection.name for group in groups.values() for evaluator in group]
+    if twice := [name for name in names if names.count(name) > 1 or name in groups]:
         raise ValueError(f"dev_data, watch_data: the name {twice[0]!r} is there twice, or stands for the mean")
-    if len(names) == 1:
-        collection, candidates = collections["dev"][0]
-        return RerankingEvaluator(collection, candidates, "dev", keep_states=recipe.freeze_contextualization)
-    built = {
-        group: [
-            RerankingEvaluator(collection, candidates, collection.name, keep_states=recipe.freeze_contextualization)
-            for collection, candidates in found
-        ]
-        for group, found in collections.items()
-    }
-    return DevSetsEvaluator(built["dev"], built["watched"])
+    if len(names) > 1:
+        return DevSetsEvaluator(groups["dev"], groups["watched"])
+    (alone,) = groups["dev"]
+    return RerankingEvaluator(alone.collection, alone.candidates, "dev", keep_states=alone.keep_states)
 
 
 @lru_cache(maxsize=32)  # the steps and seeds of a recipe measure on the same sets, one after the other
-def _load(source: str, split: str, queries: int | None, top_k: int, seed: int) -> tuple[Collection, Run]:
-    return _with_candidates(load_collection(source, split), queries, top_k, seed)
+def _load(source: str, split: str, queries: int | None, top_k: int, seed: int, keep_states: bool) -> RerankingEvaluator:
+    return _build(load_collection(source, split), queries, top_k, seed, keep_states)
 
 
-def _with_candidates(collection: Collection, queries: int | None, top_k: int, seed: int) -> tuple[Collection, Run]:
-    """Some of the queries, and BM25's candidates for them."""
+def _build(collection: Collection, queries: int | None, top_k: int, seed: int, keep_states: bool) -> RerankingEvaluator:
+    """Re-ranking of BM25's candidates for some of the queries."""
     chosen = draw_queries(collection, queries, seed)
-    return chosen, BM25(chosen.corpus).search(chosen.queries, top_k)
+    candidates = BM25(chosen.corpus).search(chosen.queries, top_k)
+    return RerankingEvaluator(chosen, candidates, chosen.name, keep_states=keep_states)

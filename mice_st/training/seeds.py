@@ -22,7 +22,8 @@ class SeedsResult:
     """What came of several seeds.
 
     Attributes:
-        figures: For each seed ``seed``, ``step`` and the figures of its best checkpoint, such as ``dev_ndcg@10``.
+        figures: For each seed ``seed``, ``step`` and the figures of its best checkpoint, such as ``dev_ndcg@10``, and of its start,
+            such as ``start_dev_ndcg@10``.
         mean: Figure -> mean over the seeds.
         spread: Figure -> standard deviation over the seeds (of a sample; 0 for one seed).
         best_seed: The seed whose ``dev_ndcg@10`` is highest.
@@ -73,9 +74,12 @@ def _one_seed(recipe: TrainingRecipe) -> dict[str, Any]:
         return read_json(path)
     checkpoints = list_checkpoints(Path(recipe.output) / "checkpoints")
     result = train(replace(recipe, resume=any(is_complete(folder, recipe.processes) for folder in checkpoints)))
-    best = next(entry for entry in result.history if entry["step"] == result.best_step and "eval_dev_ndcg@10" in entry)
-    figures = {name.removeprefix("eval_"): value for name, value in best.items() if name.endswith("@10")}
-    entry = {"seed": recipe.seed, "step": result.best_step, **figures}
+    measured = {entry["step"]: entry for entry in result.history if "eval_dev_ndcg@10" in entry}
+    start, best = (
+        {name.removeprefix("eval_"): value for name, value in measured[step].items() if name.endswith("ndcg@10")}
+        for step in (min(measured), result.best_step or 0)
+    )
+    entry = {"seed": recipe.seed, "step": result.best_step, **best, **{f"start_{name}": start[name] for name in start}}
     if recipe.is_first_process:
         write_json(path, entry)
     return entry

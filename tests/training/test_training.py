@@ -338,3 +338,24 @@ def test_the_evaluator_agrees_for_states_and_texts(mice: MiceCrossEncoder, toy: 
         RerankingEvaluator(toy, {"q0": ["x"]})
     with pytest.raises(ValueError, match="query 'x' is not in toy"):
         RerankingEvaluator(toy, {"x": ["d0"]})
+
+
+def test_kept_states_are_encoded_anew_when_the_layers_below_have_changed(
+    mice_folder: Path, toy: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = {query_id: list(toy.corpus)[:4] for query_id in list(toy.queries)[:4]}
+    evaluator = RerankingEvaluator(toy, candidates, keep_states=True)
+    model = MiceCrossEncoder(str(mice_folder), device="cpu")
+    first = evaluator.rerank(model)
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr(model, "encode_documents", lambda *_, **__: pytest.fail("encoded twice"))
+        model.mice.classifier.bias.add_(1.0)
+        above = evaluator.rerank(model)
+    for query_id, scores in first.items():
+        assert list(above[query_id].values()) == pytest.approx([score + 1.0 for score in scores.values()], abs=1e-5)
+    with torch.no_grad():
+        for parameter in model.mice.backbone.parameters():
+            parameter.add_(0.05 * parameter.sign())
+    fresh = RerankingEvaluator(toy, candidates).rerank(model)
+    assert evaluator.rerank(model) == fresh
+    assert fresh != above
