@@ -126,7 +126,8 @@ def verify_folder(
     if not problems:
         try:
             scores = run_doors(source or str(folder), revision, record.pairs, cache)
-            ours = MiceCrossEncoder(str(folder), device="cpu").predict([tuple(pair) for pair in record.pairs])
+            pairs = [tuple(pair) for pair in record.pairs]
+            ours = MiceCrossEncoder(str(folder), device="cpu").predict(pairs, show_progress_bar=False)
             scores[INSTALLED_DOOR] = ours.tolist()
         except (ValueError, OSError) as error:
             problems.append(f"loading fails: {error}")
