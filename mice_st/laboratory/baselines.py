@@ -108,7 +108,7 @@ def make_baseline(source: str, name: str, max_length: int | None) -> Any:
     if name.startswith("mice-l"):
         return convert(source, **parse_mice_name(name))[0]
     if name in VECTORS:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = VECTORS[name](source)
         if max_length is not None:

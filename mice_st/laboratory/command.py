@@ -28,7 +28,9 @@ class MaskOptions:
     output: str = field(default="mask_output", metadata={"help": "Folder for results.json and the pictures."})
     split: str = field(default="test", metadata={"help": "Split to measure on."})
     train_split: str = field(default="train", metadata={"help": "Split to re-train on."})
-    queries: int | None = field(default=50, metadata={"help": "Measure on this many queries, drawn with the seed."})
+    queries: int | None = field(
+        default=50, metadata={"help": "Measure on this many queries, drawn with the seed; 0 takes all."}
+    )
     top_k: int = field(default=50, metadata={"help": "Candidates of BM25 that are re-ranked for each query."})
     max_length: int | None = field(default=None, metadata={"help": "Longest pair, in tokens (default: the model's)."})
     fusion_layer: int | None = field(
@@ -78,7 +80,9 @@ def run_mask(options: MaskOptions) -> None:
     check_baselines(options.model, options.baselines, options.retraining is not None)
     if options.convert:
         check_conversion(options.model, fusion_layer, options.max_length)
-    experiment = load_experiment(options.data, options.split, train_split, options.queries, options.top_k, options.seed)
+    experiment = load_experiment(
+        options.data, options.split, train_split, options.queries or None, options.top_k, options.seed
+    )
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     collection = experiment.evaluator.collection

@@ -35,7 +35,7 @@ def load_masked(
         ValueError: If it gives several labels, or cannot be masked.
     """
     options = {} if max_length is None else {"max_length": max_length}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = MaskedCrossEncoder(source, masking, restart_positions, activation_fn=torch.nn.Identity(), **options)
     if model.num_labels != 1:

@@ -32,7 +32,9 @@ class TrimOptions:
     )
     tolerance: float = field(default=0.01, metadata={"help": "nDCG@10 that the result may lie below the whole model."})
     output: str | None = field(default=None, metadata={"help": "Folder for the trimmed model, with results.json."})
-    queries: int | None = field(default=None, metadata={"help": "Measure on this many queries, drawn with the seed."})
+    queries: int | None = field(
+        default=None, metadata={"help": "Measure on this many queries, drawn with the seed; 0 takes all."}
+    )
     top_k: int = field(default=50, metadata={"help": "Candidates of BM25 that are re-ranked for each query."})
     seed: int = field(default=0, metadata={"help": "Of the drawing."})
 
@@ -111,7 +113,9 @@ def trim(model: MiceCrossEncoder, evaluator: RerankingEvaluator, keep: int | Non
 def run_trim(options: TrimOptions) -> None:
     """Measure, print the table, and save the smallest model within the tolerance."""
     model = MiceCrossEncoder(options.model)
-    experiment = load_experiment(options.data, options.split, None, options.queries, options.top_k, options.seed)
+    experiment = load_experiment(
+        options.data, options.split, None, options.queries or None, options.top_k, options.seed
+    )
     given = experiment.evaluator
     is_frozen = model.mice.config.document_states == "frozen"  # else documents pass through the interaction layers too
     evaluator = RerankingEvaluator(given.collection, given.candidates, given.name, keep_states=is_frozen)
