@@ -138,6 +138,7 @@ def test_bad_flags_are_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = family_folder("bert")
+    capsys.readouterr()  # what making it has printed
     assert run("mask", "--model", source, "--data", beir_folder, "--output", tmp_path, "--top_k", 3, *flags) == 2
     error = capsys.readouterr().err
     assert message in error
