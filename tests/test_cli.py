@@ -49,6 +49,7 @@ def test_convert_writes_a_folder_that_loads(
 
 def test_convert_has_a_flag_for_every_choice() -> None:
     given = {"num_labels", "backbone_config", "cls_token_id", "sep_token_id", "pair_separators", "kwargs"}
+    given |= {"interaction_layer_types", "document_layer_types"}  # those of the source's layers that are kept
     fields = set(inspect.signature(MiceConfig).parameters) - given
     assert fields <= {option.name for option in dataclasses.fields(ConvertOptions)}
 
