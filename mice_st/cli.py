@@ -91,6 +91,11 @@ COMMANDS = {
         "mice_st.evaluation.compare:CompareOptions",
         "mice_st.evaluation.compare:run_compare",
     ),
+    "submit": Command(
+        "prepare and check an evaluation for the MTEB leaderboard; sends nothing by itself",
+        "mice_st.evaluation.submit:SubmitOptions",
+        "mice_st.evaluation.submit:run_submit",
+    ),
     "bench": Command(
         "compare speed, memory and storage with other re-rankers, and check the targets",
         "mice_st.benchmark.plan:BenchOptions",
