@@ -90,7 +90,7 @@ def make_submission_meta(model: Any, options: SubmitOptions) -> Any:
     import_mteb()
     from mteb.models.sentence_transformer_wrapper import CrossEncoderWrapper
 
-    given = {
+    given: dict[str, Any] = {
         "license": options.license,
         "release_date": options.release_date,
         "languages": options.languages,
