@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import logging
 import platform
 import shutil
 import statistics
@@ -31,6 +30,7 @@ from mice_st.convert import convert
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.evaluation.metrics import RunMetrics, evaluate_run
 from mice_st.evaluation.plots import plot_quality_and_time
+from mice_st.evaluation.quiet import errors_only
 from mice_st.first_stage import BM25, Run
 from mice_st.hub.verification import run_doors
 from mice_st.hub_folder import write_json
@@ -73,10 +73,10 @@ class Systems:
     mice_stored: Callable[[str, list[str]], list[float]]
 
 
+@errors_only()
 def run_demo(options: DemoOptions) -> None:
     """Run the demo and print its table; see ``DemoOptions``."""
     transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("mice_st").setLevel(logging.ERROR)  # a line for each query with a cut document says nothing new
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     print("1. Collection: the documentation of the installed Python")

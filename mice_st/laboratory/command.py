@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 import transformers
 
 from mice_st.evaluation.plots import plot_fusion_layers, plot_readable_segments
+from mice_st.evaluation.quiet import errors_only
 from mice_st.hub_folder import write_json
 from mice_st.laboratory.baselines import check_baselines, measure_baselines
 from mice_st.laboratory.equivalence import LARGEST_DIFFERENCE, check_conversion, measure_conversion
@@ -70,10 +70,10 @@ class MaskOptions:
         )
 
 
+@errors_only()
 def run_mask(options: MaskOptions) -> None:
     """Run the experiments, print their tables, and write results.json and the pictures."""
     transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("mice_st").setLevel(logging.ERROR)  # a line for each query with a cut document says nothing new
     layers = count_layers(options.model)
     fusion_layer = layers // 2 if options.fusion_layer is None else options.fusion_layer
     train_split = options.train_split if options.retraining else None
