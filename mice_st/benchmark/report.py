@@ -51,7 +51,12 @@ class BenchReport:
 
     def to_markdown(self) -> str:
         """All tables."""
-        parts = ["# Speed, as `mice-st bench` measured it", "## Targets", self.targets_to_markdown(), "## Milliseconds per query"]
+        parts = [
+            "# Speed, as `mice-st bench` measured it",
+            "## Targets",
+            self.targets_to_markdown(),
+            "## Milliseconds per query",
+        ]
         for title, rows in _groups(self.rows).items():
             lines = [
                 [

@@ -7,11 +7,16 @@ import pytest
 from mice_st.evaluation.quiet import errors_only
 
 
-def test_warnings_come_back_after_the_block_however_it_ends(caplog: pytest.LogCaptureFixture) -> None:
-    logger = logging.getLogger("mice_st.somewhere")
-    with pytest.raises(ValueError, match="ends"), errors_only():
-        logger.warning("hidden")
-        logger.error("shown")
+def fail_quietly() -> None:
+    """Log at two levels, then fail, all within the block."""
+    with errors_only():
+        logging.getLogger("mice_st.somewhere").warning("hidden")
+        logging.getLogger("mice_st.somewhere").error("shown")
         raise ValueError("ends")
-    logger.warning("shown again")
+
+
+def test_warnings_come_back_after_the_block_however_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ValueError, match="ends"):
+        fail_quietly()
+    logging.getLogger("mice_st.somewhere").warning("shown again")
     assert [record.message for record in caplog.records] == ["shown", "shown again"]
