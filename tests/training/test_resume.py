@@ -158,15 +158,21 @@ def test_two_processes_train_as_one_does_and_can_be_cut_off(
         assert torch.equal(tensor, uninterrupted[name]), name
 
 
+# The second process dies in its third step, once the first one has written the checkpoint of the second: how long that
+# takes is the disk's affair, and cutting it short would be another test.
 DEAD_WORKER = """
-import json, os, signal, sys
+import json, os, signal, sys, time
+from pathlib import Path
 from mice_st.training import TrainingRecipe, train
+from mice_st.training.checkpoints import is_complete
 from mice_st.training.reranker_trainer import RerankerTrainer
 
 compute_loss = RerankerTrainer.compute_loss
 
 def compute_and_die(self, *args, **kwargs):
     if os.environ["RANK"] == "1" and self.state.global_step == 2:
+        while not is_complete(Path(self.args.output_dir) / "checkpoint-2", processes=2):
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
     return compute_loss(self, *args, **kwargs)
 
