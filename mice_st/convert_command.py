@@ -105,19 +105,34 @@ class ConvertOptions:
     match_residual: bool | None = field(
         default=None, metadata={"help": "Add learned weights of exactly matched tokens to the score (default: false)."}
     )
+    max_sim_residual: bool | None = field(
+        default=None,
+        metadata={"help": "Add the weighted greatest cosines of the query's tokens to the score (default: false)."},
+    )
     query_max_length: int | None = field(default=None, metadata={"help": "Longest query, in tokens (default: 64)."})
     document_max_length: int | None = field(
         default=None, metadata={"help": "Longest document, in tokens (default: the embedding model's own, or 512)."}
+    )
+    corpora: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Collections whose documents give start values: rare tokens weigh more in the MaxSim residual, and a narrow model keeps "
+            "the directions in which their states are longest."
+        },
     )
 
 
 def run_convert(options: ConvertOptions) -> None:
     """Convert, save, and print what became of the tensors."""
     from mice_st.convert import convert
+    from mice_st.corpus_statistics import sample_texts, start_from_texts
 
     arguments = {name: value for name, value in asdict(options).items() if value is not None}
     output, layers = arguments.pop("output"), arguments.pop("interaction_layers", None)
+    corpora = arguments.pop("corpora", None)
     model, report = convert(arguments.pop("source"), interaction_layers=read_layers(layers), **arguments)
+    if corpora is not None:
+        start_from_texts(model, sample_texts(corpora, options.seed))
     model.save(output)
     print(f"{output}: {model.mice.config.name}, {report}")
     for name in report.fresh:

@@ -37,6 +37,7 @@ SUFFIXES = [
     ("pooled_residual", True, "pooled"),
     ("pooling", "cls", "clspool"),
     ("match_residual", True, "match"),
+    ("max_sim_residual", True, "maxsim"),
 ]
 
 

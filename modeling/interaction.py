@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .chunks import Chunk, check_width, is_packed, iterate_chunks, mean_tokens
@@ -48,6 +49,7 @@ class PreparedQuery(NamedTuple):
         asking: What the rows that read documents in the first layer ask with; None where exact matches change rows per
             document.
         cls_row: ``(h,)``, [CLS] after the first layer where no document reaches it there, otherwise None.
+        max_sim: What looks for the most alike tokens: normalised rows ``(R, h)`` and weights ``(R,)``, float32, or None.
     """
 
     rows: Tensor
@@ -57,6 +59,7 @@ class PreparedQuery(NamedTuple):
     absorbed: bool
     asking: Tensor | None
     cls_row: Tensor | None
+    max_sim: tuple[Tensor, Tensor] | None
 
 
 @torch.inference_mode()
@@ -165,7 +168,8 @@ def prepare_query(model: Any, query: EncodedTexts, document_tokens: float | None
     cls_row = None
     if not (config.cls_attends_document or layer.cross_first):
         cls_row = layer.feed_forward(layer.cross_attention.finish(rows[:1], None))[0]
-    return PreparedQuery(rows, mask, encoded, pooled, absorbed, asking, cls_row)
+    max_sim = None if model.max_sim_residual is None else _seek_alike(model, encoded)
+    return PreparedQuery(rows, mask, encoded, pooled, absorbed, asking, cls_row, max_sim)
 
 
 def asking_rows(config: Any, tokens: int, rows: int, offset: int = 0) -> slice:
@@ -214,15 +218,43 @@ def _score_chunk(model: Any, query: PreparedQuery, chunk: Chunk) -> Tensor:
         rows = layer.feed_forward(rows)
         if first and query.cls_row is not None:
             rows = torch.cat([query.cls_row.expand(count, 1, -1), rows], dim=1)
-    logits = model.head(model.read_out(rows))
+    return model.head(model.read_out(rows)) + _residuals(model, query, chunk, matched, is_matched)
+
+
+def _residuals(
+    model: Any, query: PreparedQuery, chunk: Chunk, matched: Tensor | None, is_matched: Tensor | None
+) -> Tensor:
+    """What adds to the head's score, ``(c, 1)``, float32; zeros where the model has no residual."""
+    count = len(chunk.states)
+    total = torch.zeros(count, 1, device=query.rows.device)
     if query.pooled is not None:
-        logits = logits + model.residual(
-            query.pooled.expand(count, -1), model.scale_pooled(_pool(config, chunk.states))
-        )
+        pooled = model.scale_pooled(_pool(model.config, chunk.states))
+        total = total + model.residual(query.pooled.expand(count, -1), pooled)
     if model.match_residual is not None:
         states = model.readable(query.encoded.states).expand(count, -1, -1)
-        logits = logits + model.match_residual(states, model.layer_states(matched, 0), is_matched)
-    return logits
+        total = total + model.match_residual(states, model.layer_states(matched, 0), is_matched)
+    if query.max_sim is not None:
+        weights, best = query.max_sim[1], _best_cosines(model, query.max_sim[0], chunk.states)
+        total = total + model.max_sim_residual.combine(weights, best)
+    return total
+
+
+def _seek_alike(model: Any, encoded: EncodedTexts) -> tuple[Tensor, Tensor]:
+    """Rows and weights of the query's tokens that count, for ``PreparedQuery.max_sim``."""
+    weights = model.max_sim_residual.weigh(encoded)[0]
+    rows = model.readable(encoded.states)[0].float()
+    counts = weights > 0
+    return F.normalize(rows[counts], dim=-1), weights[counts]
+
+
+def _best_cosines(model: Any, rows: Tensor, slices: Sequence[Tensor]) -> Tensor:
+    """Each normalised row's greatest cosine with a token of each document, ``(c, R)``, float32."""
+    best = []
+    for states in slices:
+        tokens = model.layer_states(states, 0).float()
+        cosines = (rows @ tokens.T) / tokens.norm(dim=-1).clamp(min=1e-12)  # (R, n)
+        best.append(cosines.amax(-1))
+    return torch.stack(best)
 
 
 def _layer_documents(model: Any, chunk: Chunk, index: int, absorbed: bool) -> LayerDocuments:

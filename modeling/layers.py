@@ -5,7 +5,6 @@ letters are those of ``modeling_mice.py``.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,8 +13,6 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PretrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
-
-from .states import EncodedTexts
 
 
 def text_attention_mask(attention_mask: Tensor, attends_cls: bool, sep_attends_itself_alone: bool) -> Tensor:
@@ -241,55 +238,6 @@ class MiceExactMatch(nn.Module):
     def forward(self, matched_states: Tensor) -> Tensor:
         """``(B, R, h)``, the means from ``average_matches``, to ``(B, R, h)``, to be added to the rows."""
         return self.output(self.value(matched_states))
-
-
-class MiceMatchResidual(nn.Module):
-    """What exact matches add to the score directly: the sum over matched query tokens of a learned term weight.
-
-    A token's weight is ``softplus(u(query state)) * softplus(v(matched document states))``, as in uniCOIL
-    (arXiv 2106.14807) but from both sides. The gate starts at zero, so that a conversion starts where its source was.
-    """
-
-    GATE_SCALE = (
-        20.0  # the pooled residual's first scale: at the learning rates that suit the weights, the gate moves too
-    )
-
-    def __init__(self, config: PretrainedConfig) -> None:
-        super().__init__()
-        self.query_weight = nn.Linear(config.interaction_width, 1)
-        self.document_weight = nn.Linear(config.interaction_width, 1)
-        self.gate = nn.Parameter(torch.zeros(1))
-
-    def forward(self, query_states: Tensor, matched_states: Tensor, is_matched: Tensor) -> Tensor:
-        """``(B, Q, h)`` twice and ``(B, Q)`` from ``average_matches`` to ``(B, 1)``, float32."""
-        with torch.autocast(query_states.device.type, enabled=False):
-            query = F.softplus(_linear32(self.query_weight, query_states))
-            document = F.softplus(_linear32(self.document_weight, matched_states))
-            weights = (query * document).squeeze(-1) * is_matched  # (B, Q)
-            return self.GATE_SCALE * self.gate.float() * weights.sum(-1, keepdim=True)
-
-
-def _linear32(layer: nn.Linear, rows: Tensor) -> Tensor:
-    return F.linear(rows.float(), layer.weight.float(), layer.bias.float())
-
-
-def exact_matches(queries: EncodedTexts, documents: EncodedTexts, special_ids: Sequence[int]) -> Tensor:
-    """Where a query token and a document token have the same id, ``(B, Q, D)``, bool; never at special tokens."""
-    special = torch.tensor(special_ids, device=queries.input_ids.device)
-    matches = queries.input_ids.unsqueeze(2) == documents.input_ids.unsqueeze(1)
-    matches &= documents.attention_mask.unsqueeze(1) & queries.attention_mask.unsqueeze(2)
-    return matches & ~torch.isin(queries.input_ids, special).unsqueeze(2)
-
-
-def average_matches(matches: Tensor, document_states: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of the document states ``(B, D, s)`` whose token id equals the query token's, from ``exact_matches``.
-
-    Returns:
-        ``(B, Q, s)``, zero for tokens without a match; and ``(B, Q)``, bool, where a match is.
-    """
-    weights = matches.to(document_states.dtype)
-    averages = (weights / weights.sum(-1, keepdim=True).clamp(min=1.0)) @ document_states
-    return averages, matches.any(-1)
 
 
 class LayerBlocks(NamedTuple):

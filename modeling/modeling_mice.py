@@ -34,16 +34,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from .backbones import BertBackbone, backbone_of
 from .config_checks import check_config, describe
 from .interaction import CHUNK_DOCUMENTS, score_documents
-from .layers import (
-    LayerSettings,
-    MiceInteractionLayer,
-    MiceMatchResidual,
-    average_matches,
-    document_attention_mask,
-    exact_matches,
-    text_attention_mask,
-)
+from .layers import LayerSettings, MiceInteractionLayer, document_attention_mask, text_attention_mask
 from .modernbert_layers import scale_normalised
+from .residuals import MiceMatchResidual, MiceMaxSimResidual, average_matches, exact_matches
 from .states import DocumentStates, EncodedTexts
 
 
@@ -97,6 +90,8 @@ class MiceConfig(PretrainedConfig):
         lexical_bias: A learned scalar per head and interaction layer, added to the logit with which a query token reads a
             document token of the same id; special tokens excluded.
         match_residual: Adds a learned weight of every exactly matched query token to the score. Off is the paper.
+        max_sim_residual: Adds ``exp(s)`` times a weighted mean of the query tokens' greatest cosines with a document token
+            (MaxSim, as in ColBERT), each token id with a learned weight. Off is the paper.
         query_max_length: Longest query, in tokens, [CLS] and [SEP] included. Longer ones are cut.
         document_max_length: Longest document, in tokens, [CLS] and [SEP] included. Longer ones are cut.
         cls_token_id: Token id that starts a text. None takes the backbone's own; 101 for BERT and ELECTRA.
@@ -139,6 +134,7 @@ class MiceConfig(PretrainedConfig):
         exact_match: bool = False,
         lexical_bias: bool = False,
         match_residual: bool = False,
+        max_sim_residual: bool = False,
         query_max_length: int = 64,
         document_max_length: int = 512,
         cls_token_id: int | None = None,
@@ -178,6 +174,7 @@ class MiceConfig(PretrainedConfig):
         self.exact_match = exact_match
         self.lexical_bias = lexical_bias
         self.match_residual = match_residual
+        self.max_sim_residual = max_sim_residual
         self.query_max_length = query_max_length
         self.document_max_length = document_max_length
         own_ids = self.backbone.special_token_ids(backbone)
@@ -314,8 +311,10 @@ class MiceForSequenceClassification(MicePreTrainedModel):
             self.document_backbone = config.backbone.build(kept, config._attn_implementation)
         # Free of bias, so that the mean of narrow states is the narrow mean: the pooled residual stays a cosine of means.
         narrow = config.interaction_hidden_size is not None
-        self.query_projection = nn.Linear(config.hidden_size, config.interaction_width, bias=False) if narrow else None
-        self.document_projection = (
+        self.query_projection: Any = (
+            nn.Linear(config.hidden_size, config.interaction_width, bias=False) if narrow else None
+        )
+        self.document_projection: Any = (
             nn.Linear(config.hidden_size, config.interaction_width, bias=False) if narrow else None
         )
         self.interaction = nn.ModuleList(
@@ -330,6 +329,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         # An embedding model pools behind its last norm. Narrow states have none that would fit.
         self.pooled_norm = config.backbone.build_final_norm(config) if config.pooled_residual and not narrow else None
         self.match_residual = MiceMatchResidual(config) if config.match_residual else None
+        self.max_sim_residual: Any = MiceMaxSimResidual(config) if config.max_sim_residual else None
         if config.global_cls:
             # Of a LayerNorm's size at its start, as the other rows are.
             self.global_cls = nn.Parameter(torch.randn(config.interaction_width))
@@ -467,6 +467,10 @@ class MiceForSequenceClassification(MicePreTrainedModel):
             logits = logits + self.match_residual(
                 self.readable(queries.states), self.layer_states(matched_states, 0), is_matched
             )
+        if self.max_sim_residual is not None:
+            first: Any = self.layer_states(documents.states, 0)
+            readable = queries._replace(states=self.readable(queries.states))
+            logits = logits + self.max_sim_residual(readable, documents._replace(states=first))
         self.check_finite(logits)
         return logits
 

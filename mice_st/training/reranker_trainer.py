@@ -35,7 +35,7 @@ from mice_st.training.stored_states import RerankerDataCollator
 from mice_st.training.throughput import Throughput
 
 # What training adds to a backbone, by the names of its parameters.
-HEAD = r"\.classifier\.|\.match_residual\.|pooled_residual_log_scale"
+HEAD = r"\.classifier\.|\.(match|max_sim)_residual\.|pooled_residual_log_scale"
 INTERACTION = r"\.interaction\.\d+\.|\.0\.model\.(pooler\.|final_norm\.|global_cls)|\.(query|document)_projection\."
 
 # Time-limited runs have no number of steps, but transformers' Trainer wants one.

@@ -45,6 +45,7 @@ OPTIONS: dict[str, list[Any]] = {
     "exact_match": [False, True],
     "lexical_bias": [False, True],
     "match_residual": [False, True],
+    "max_sim_residual": [False, True],
 }
 
 
@@ -67,6 +68,8 @@ def build(config: MiceConfig, shake: Callable[..., None]) -> MiceForSequenceClas
     shake(model, scale=0.2)
     if config.pooled_residual:  # scores near 1, where float32 has seven digits behind the point
         model.pooled_residual_log_scale.data.fill_(0.0)
+    if model.max_sim_residual is not None:
+        model.max_sim_residual.log_scale.data.fill_(0.0)
     return model
 
 

@@ -19,7 +19,7 @@ from tests.modeling.backbones import BACKBONES, LAYERS, hidden_states, make_conf
 TEXTS = ["where is berlin", "a river and a bridge in the city of berlin, open to people", "cat", "", "the capital 2 2"]
 OPTIONS: list[dict[str, Any]] = [
     {"document_states": "per_layer"},
-    {"interaction_hidden_size": 16, "pooled_residual": True, "match_residual": True},
+    {"interaction_hidden_size": 16, "pooled_residual": True, "match_residual": True, "max_sim_residual": True},
     {"exact_match": True, "match_residual": True, "pooled_residual": True, "pooling": "cls"},
     {"contextualization_attends_cls": False, "sep_attends_itself_alone": True, "query_attends_document_sep": False},
     {"document_cls": False, "query_attends_cls": True, "document_states": "per_layer", "pooled_residual": True},

@@ -76,6 +76,7 @@ CHOICES: dict[str, list[Any]] = {
     "query_attends_cls": [True, False],
     "exact_match": [True, False],
     "match_residual": [True, False],
+    "max_sim_residual": [True, False],
     "pooled_residual": [True, False],
     "interaction_hidden_size": [None, 16],
 }

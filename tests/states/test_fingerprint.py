@@ -32,6 +32,7 @@ LEAVES_STATES: list[dict[str, Any]] = [
     {"exact_match": True},
     {"lexical_bias": True},
     {"match_residual": True},
+    {"max_sim_residual": True},
 ]
 
 
