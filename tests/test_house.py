@@ -20,7 +20,7 @@ LAYERS: list[tuple[str, str]] = [
     ("hub_folder", "modeling"),
     ("cross_encoder", "modeling collection python_docs first_stage states hub_folder"),
     ("model_loading", "below"),
-    ("convert", "below"),
+    ("convert corpus_statistics", "below"),
     ("__init__", "below"),  # what `import mice_st` offers; nobody below `demo` and `cli` imports it
     ("evaluation", "below"),
     ("hub", "below"),
