@@ -10,6 +10,7 @@ import transformers
 
 from mice_st.collection import read_corpus
 from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.released import DEFAULT_MODEL, resolve_model
 from mice_st.states.store import open_store
 
 
@@ -18,11 +19,14 @@ class RankOptions:
     """Rank documents for one query.
 
     Raises:
+        FileNotFoundError: If the model is a released one, and its weights are not on this machine.
         ValueError: If a number is below 1, there are both documents and a store or neither, or flags contradict each other.
     """
 
-    model: str = field(metadata={"help": "Folder or Hub id of a MICE model."})
     query: str = field(metadata={"help": "The query."})
+    model: str = field(
+        default=DEFAULT_MODEL, metadata={"help": "Folder or Hub id of a MICE model, or a released model's name."}
+    )
     documents: str | None = field(
         default=None,
         metadata={"help": "File of one text per line, JSON Lines, or a BEIR folder; - reads standard input."},
@@ -57,6 +61,7 @@ class RankOptions:
             raise ValueError("first_stage: with --ids there is nothing to search for")
         if self.store is not None and self.long_documents != "cut":
             raise ValueError("long_documents: the passages of a store are those that `mice-st encode` made")
+        self.model = resolve_model(self.model)
 
 
 def run_rank(options: RankOptions) -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import transformers
 
 from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.released import DEFAULT_MODEL, resolve_model
 from mice_st.states.codecs import get_codec
 from mice_st.states.encoding import SHARD_DOCUMENTS, encode_corpus
 from mice_st.states.fingerprint import fingerprint_of
@@ -20,12 +21,15 @@ class EncodeOptions:
     """Encode a corpus into a store; once more, and only what is missing or has changed is encoded.
 
     Raises:
+        FileNotFoundError: If the model is a released one, and its weights are not on this machine.
         ValueError: If a number is out of range, the codec is unknown, or flags contradict each other.
     """
 
-    model: str = field(metadata={"help": "Folder or Hub id of a MICE model."})
     corpus: str = field(metadata={"help": "BEIR folder, JSON Lines file, or file of one text per line."})
     store: str = field(metadata={"help": "Where the states go: a file, a folder ending in .lance, s3:// or gs://."})
+    model: str = field(
+        default=DEFAULT_MODEL, metadata={"help": "Folder or Hub id of a MICE model, or a released model's name."}
+    )
     codec: str = field(default="fp16", metadata={"help": "How states are stored: fp32, fp16, int8 or int4."})
     long_documents: Literal["cut", "passages"] = field(
         default="cut",
@@ -48,6 +52,7 @@ class EncodeOptions:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if self.overlap is not None and self.long_documents == "cut":
             raise ValueError("overlap: needs --long_documents passages")
+        self.model = resolve_model(self.model)
 
 
 def run_encode(options: EncodeOptions) -> None:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Part of the package (a module or sub-package of mice_st) -> the other parts that it may import, lowest first.
 # A row's parts may import each other only where the row says so; "below" is every part of the rows above.
 LAYERS: list[tuple[str, str]] = [
-    ("modeling", ""),
+    ("modeling released", ""),
     ("collection python_docs first_stage collection_source", "collection python_docs first_stage collection_source"),
     ("states masking", "modeling collection python_docs first_stage"),
     ("hub_folder", "modeling"),

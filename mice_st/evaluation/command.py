@@ -21,6 +21,7 @@ from mice_st.evaluation.suites import SUITES, CandidateSet, load_suite
 from mice_st.evaluation.systems import BM25_NAME, System, list_systems
 from mice_st.evaluation.tables import format_sets, format_table, write_tables
 from mice_st.hub_folder import read_json, write_json
+from mice_st.released import resolve_model
 
 METRICS = ("ndcg@10", "mrr@10", "recall")
 
@@ -30,11 +31,14 @@ class EvaluateOptions:
     """Re-rank a first stage's candidates on the sets of a suite.
 
     Raises:
+        FileNotFoundError: If a model is a released one, and its weights are not on this machine.
         ValueError: If a number is out of range or the suite is unknown.
     """
 
     model: list[str] = field(
-        metadata={"help": "Folders or Hub ids: MICE, cross-encoder, bi-encoder or ColBERT; bm25 for the first stage."}
+        metadata={
+            "help": "Folders, Hub ids or names of released models: MICE, cross-encoder, bi-encoder or ColBERT; bm25 for the first stage."
+        }
     )
     output: str = field(
         metadata={
@@ -81,6 +85,7 @@ class EvaluateOptions:
     )
 
     def __post_init__(self) -> None:
+        self.model = [resolve_model(name) for name in self.model]
         for name in ("top_k", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")

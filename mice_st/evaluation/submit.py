@@ -14,6 +14,7 @@ from typing import Any
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.evaluation.mteb_model import MiceSearch, import_mteb, make_model_meta, model_revision
 from mice_st.model_loading import load_model
+from mice_st.released import resolve_model
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -23,10 +24,13 @@ class SubmitOptions:
     """Prepare results for the MTEB leaderboard.
 
     Raises:
+        FileNotFoundError: If the model is a released one, and its weights are not on this machine.
         ValueError: If ``repo`` is not ``org/name``, or ``revision`` is not a full commit.
     """
 
-    model: str = field(metadata={"help": "Folder or Hub id of the MICE model that was evaluated."})
+    model: str = field(
+        metadata={"help": "Folder, Hub id or released model's name of the MICE model that was evaluated."}
+    )
     results: str = field(metadata={"help": "JSON file that mice-st evaluate wrote; mteb's results lie beside it."})
     repo: str = field(metadata={"help": "org/name of the model on the Hub."})
     revision: str = field(metadata={"help": "Its commit there, 40 digits."})
@@ -42,6 +46,7 @@ class SubmitOptions:
     )
 
     def __post_init__(self) -> None:
+        self.model = resolve_model(self.model)
         if self.repo.count("/") != 1 or not all(self.repo.split("/")):
             raise ValueError(f"repo: must be org/name, got {self.repo!r}")
         if not COMMIT.fullmatch(self.revision):

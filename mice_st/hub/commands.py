@@ -11,13 +11,22 @@ import transformers
 
 from mice_st.hub.push import HubFolder, build_hub_folder, publish, require_token, verify_repository
 from mice_st.hub.verification import Verification, verify_folder
+from mice_st.released import resolve_model
 
 
 @dataclass
 class PushOptions:
-    """Publish a model folder on the Hub."""
+    """Publish a model folder on the Hub.
 
-    model: str = field(metadata={"help": "Folder of a MICE model, with card.yaml where there is something to say."})
+    Raises:
+        FileNotFoundError: If the model is a released one, and its weights are not on this machine.
+    """
+
+    model: str = field(
+        metadata={
+            "help": "Folder of a MICE model, with card.yaml where there is something to say; or a released model's name."
+        }
+    )
     repo: str = field(metadata={"help": "Hub id, organisation/name; made where there is none."})
     tag: str | None = field(
         default=None, metadata={"help": "Tag of this version (default: v and the version in card.yaml, or v1.0.0)."}
@@ -32,6 +41,9 @@ class PushOptions:
         default=False, metadata={"help": "Build, verify and list the files; nothing leaves the machine."}
     )
     output: str | None = field(default=None, metadata={"help": "Keep the built folder here."})
+
+    def __post_init__(self) -> None:
+        self.model = resolve_model(self.model)
 
 
 def run_push(options: PushOptions) -> None:
@@ -75,14 +87,21 @@ def _print_folder(built: HubFolder) -> None:
 
 @dataclass
 class VerifyOptions:
-    """Check that a model is what was published: every file, every tensor, every score."""
+    """Check that a model is what was published: every file, every tensor, every score.
+
+    Raises:
+        FileNotFoundError: If the model is a released one, and its weights are not on this machine.
+    """
 
     POSITIONAL: ClassVar = ("model",)
 
-    model: str = field(metadata={"help": "Folder, or Hub id with @revision if wanted."})
+    model: str = field(metadata={"help": "Folder, name of a released model, or Hub id with @revision if wanted."})
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the model's code even where it is not that of the installed mice-st."}
     )
+
+    def __post_init__(self) -> None:
+        self.model = resolve_model(self.model)
 
 
 def run_verify(options: VerifyOptions) -> int:

@@ -14,6 +14,7 @@ from mice_st.evaluation.reranking import RerankingEvaluator
 from mice_st.hub_folder import write_json
 from mice_st.laboratory.experiment import load_experiment
 from mice_st.modeling.modeling_mice import MiceConfig, MiceForSequenceClassification
+from mice_st.released import resolve_model
 
 
 @dataclass
@@ -21,10 +22,11 @@ class TrimOptions:
     """Take interaction layers of MICE away, the least useful first, and measure what is left.
 
     Raises:
+        FileNotFoundError: If the model is a released one, and its weights are not on this machine.
         ValueError: If a number is out of range.
     """
 
-    model: str = field(metadata={"help": "Folder or Hub id of a MICE model."})
+    model: str = field(metadata={"help": "Folder or Hub id of a MICE model, or a released model's name."})
     data: str = field(metadata={"help": '"python-docs" or a BEIR folder: a dev set, for a choice is made on it.'})
     split: str = field(default="dev", metadata={"help": "Split of it."})
     keep: int | None = field(
@@ -39,6 +41,7 @@ class TrimOptions:
     seed: int = field(default=0, metadata={"help": "Of the drawing."})
 
     def __post_init__(self) -> None:
+        self.model = resolve_model(self.model)
         if self.keep is not None and self.keep < 1:
             raise ValueError(f"keep: at least 1 layer, got {self.keep}")
 

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from mice_st.hub_folder import read_json, write_json
 from mice_st.model_loading import model_hash
 from mice_st.modeling.st_mice import check_text
+from mice_st.released import resolve_model
 from mice_st.training.row_format import check_query
 from mice_st.training.teachers import Teachers
 
@@ -29,12 +30,13 @@ class LabelOptions:
     """Score the documents of training rows by one or several teachers.
 
     Raises:
+        FileNotFoundError: If a teacher is a released model, and its weights are not on this machine.
         ValueError: If a number is out of range.
     """
 
     teacher: list[str] = field(
         metadata={
-            "help": "Folders or Hub ids: cross-encoders, MICE, bi-encoders. Of several, standardised scores are averaged."
+            "help": "Folders, Hub ids or names of released models: cross-encoders, MICE, bi-encoders. Of several, standardised scores are averaged."
         }
     )
     data: list[str] = field(
@@ -54,6 +56,7 @@ class LabelOptions:
     device: str | None = field(default=None, metadata={"help": "Where teachers compute; by default the best there is."})
 
     def __post_init__(self) -> None:
+        self.teacher = [resolve_model(name) for name in self.teacher]
         for name in ("processes", "shard_rows", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")

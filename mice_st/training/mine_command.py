@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from mice_st.collection import Collection, read_corpus
 from mice_st.collection_source import load_collection, unpacked_folder
+from mice_st.released import resolve_model
 from mice_st.training.mining import Keep, Search, mine_rows, search_all, search_bm25, search_vectors
 from mice_st.training.pseudo_queries import pseudo_query_collection
 from mice_st.training.teachers import Teachers
@@ -26,6 +27,7 @@ class MineOptions:
     """Make training rows from collections.
 
     Raises:
+        FileNotFoundError: If the teacher is a released model, and its weights are not on this machine.
         ValueError: If a number is out of range, or flags contradict each other.
     """
 
@@ -46,7 +48,9 @@ class MineOptions:
     )
     teacher: str | None = field(
         default=None,
-        metadata={"help": "Model that finds false negatives: documents it scores nearly as high as a relevant one."},
+        metadata={
+            "help": "Model (folder, Hub id or a released model's name) that finds false negatives: documents it scores nearly as high as a relevant one."
+        },
     )
     margin: float = field(
         default=0.0,
@@ -69,6 +73,8 @@ class MineOptions:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit: must be at least 1, got {self.limit}")
+        if self.teacher is not None:
+            self.teacher = resolve_model(self.teacher)
         if self.queries == "pseudo" and self.teacher is not None:
             raise ValueError(
                 "teacher: rows of pseudo queries are judged by mice-st label; there are no negatives to filter"

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mice_st.released import resolve_model
+
 
 def _flag(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -16,10 +18,13 @@ class TrainingRecipe:
     """Every choice of a training run; written beside its checkpoints.
 
     Raises:
+        FileNotFoundError: If the model is a released one, and its weights are not on this machine.
         ValueError: If a value is impossible; the message names the field.
     """
 
-    model: str = field(metadata={"help": "Folder or Hub id to start from: MICE, or any cross-encoder or encoder."})
+    model: str = field(
+        metadata={"help": "Folder, Hub id or released model to start from: MICE, or any cross-encoder or encoder."}
+    )
     train_data: list[str] = field(
         metadata={
             "help": "JSON Lines files (query, positive, negatives, scores), collections (FOLDER or FOLDER:SPLIT+SPLIT, BEIR layout), or "
@@ -97,6 +102,7 @@ class TrainingRecipe:
     report_to: str = _flag("none", "Where transformers' Trainer reports to: none, tensorboard, trackio, wandb, ...")
 
     def __post_init__(self) -> None:
+        self.model = resolve_model(self.model)
         for name in ("train_data", "dev_data", "watch_data"):
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
