@@ -7,7 +7,7 @@ READY := .venv/.ready
 
 .PHONY: demo test test-slow lint format clean
 
-demo: $(READY)  ## convert, train, save, load and re-rank on real documents; writes demo_output/
+demo: $(READY)  ## rank real documents with the released model, in under two minutes; writes demo_output/
 	$(BIN)/mice-st demo
 
 # One process per core with one thread each, a file at a time: fixtures of a file are made once.

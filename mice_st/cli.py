@@ -122,7 +122,7 @@ COMMANDS = {
         "mice_st.hub.commands:run_verify",
     ),
     "demo": Command(
-        "convert, train, save, load and re-rank, on the documentation of the installed Python",
+        "re-rank the documentation of the installed Python with the released model, or (--train true) train one on it",
         "mice_st.demo:DemoOptions",
         "mice_st.demo:run_demo",
     ),

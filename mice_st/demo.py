@@ -1,7 +1,7 @@
-"""``mice-st demo``: from an embedding model to a trained, saved and re-loaded re-ranker, on real documents.
+"""``mice-st demo``: the released model on real documents (``demo_released``), or a model of the demo's own (``demo_training``).
 
-Nothing is downloaded: the collection is the installed Python's own documentation, the backbone comes in a wheel. Every
-figure is measured in the run that prints it.
+Nothing is downloaded: the released model lies in the repository, the collection is the installed Python's own documentation,
+the bi-encoder comes in a wheel. Every figure is measured in the run that prints it. Here is what both halves share.
 """
 
 from __future__ import annotations
@@ -9,102 +9,64 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import platform
-import shutil
-import statistics
-import tempfile
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
-from sentence_transformers import CrossEncoder, SentenceTransformer
-from tqdm.auto import tqdm
 
-from mice_st.collection import Collection
-from mice_st.convert import convert
 from mice_st.cross_encoder import MiceCrossEncoder
-from mice_st.evaluation.metrics import RunMetrics, evaluate_run
-from mice_st.evaluation.plots import plot_quality_and_time
+from mice_st.evaluation.metrics import RunMetrics
 from mice_st.evaluation.quiet import errors_only
-from mice_st.first_stage import BM25, Run
+from mice_st.first_stage import Run
 from mice_st.hub.verification import run_doors
-from mice_st.hub_folder import write_json
-from mice_st.modeling.modeling_mice import DocumentStates
-from mice_st.python_docs import load_python_docs
-from mice_st.training.recipe import TrainingRecipe
-from mice_st.training.trainer import train
 
 BACKBONE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-TOP_K = 100
+QUERIES = 100
 
 
 @dataclass
 class DemoOptions:
-    """Convert, train, save, load and re-rank, on the documentation of the installed Python."""
+    """Rank with the released model, and compare it with BM25 and its backbone; or train one.
 
-    output: str = field(default="demo_output", metadata={"help": "Folder for results.json, the picture and model/."})
-    seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
-    training_seconds: float = field(default=70.0, metadata={"help": "Training time of each of the two models."})
-    cross_encoder_queries: int = field(
-        default=20, metadata={"help": "Test queries that the cross-encoder re-ranks; one takes it seconds."}
-    )
-    test_queries: int | None = field(default=None, metadata={"help": "Test queries of the other systems; default all."})
-
-
-@dataclass(frozen=True)
-class Systems:
-    """What is compared, each as a function from a query and its candidates to their scores.
-
-    Attributes:
-        bi_encoder: The backbone's own vectors; those of the documents are computed beforehand.
-        cross_encoder: Trained like MICE.
-        mice: From the documents' texts.
-        mice_stored: From the documents' states, computed beforehand.
+    Raises:
+        ValueError: If a number is below 1.
     """
 
-    bi_encoder: Callable[[str, list[str]], list[float]]
-    cross_encoder: Callable[[str, list[str]], list[float]]
-    mice: Callable[[str, list[str]], list[float]]
-    mice_stored: Callable[[str, list[str]], list[float]]
+    output: str = field(default="demo_output", metadata={"help": "Folder for what the demo writes."})
+    train: bool = field(
+        default=False,
+        metadata={"help": "Convert, train and compare models of the demo's own instead, in about seven minutes."},
+    )
+    test_queries: int | None = field(
+        default=None, metadata={"help": f"Test queries (default: {QUERIES}, and all of them with --train true)."}
+    )
+    seed: int = field(default=0, metadata={"help": "With --train true: of everything that is drawn."})
+    training_seconds: float = field(
+        default=70.0, metadata={"help": "With --train true: training time of each of the two models."}
+    )
+    cross_encoder_queries: int = field(
+        default=20,
+        metadata={"help": "With --train true: test queries that the cross-encoder re-ranks; one takes it seconds."},
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("test_queries", "cross_encoder_queries"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: must be at least 1, got {value}")
 
 
 @errors_only()
 def run_demo(options: DemoOptions) -> None:
     """Run the demo and print its table; see ``DemoOptions``."""
+    from mice_st.demo_released import show_released_model  # both need this module
+    from mice_st.demo_training import show_training
+
     transformers.utils.logging.disable_progress_bar()
-    output = Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
-    print("1. Collection: the documentation of the installed Python")
-    training, test = load_python_docs("train"), load_python_docs("test")
-    print(f"   {len(test.corpus)} documents; {len(training.queries)} queries to train on, {len(test.queries)} to test")
-    backbone = find_backbone()
-    with tempfile.TemporaryDirectory() as work:
-        print("2. Conversion: all-MiniLM-L6-v2 (6 layers) to MICE, 6 contextualisation + 2 interaction layers")
-        start, report = convert(backbone, interaction_layers=2, match_residual=True)
-        print(f"   {report}")
-        print(f"3. Training for {options.training_seconds:.0f} s each: MICE from stored states, and a cross-encoder")
-        mice = train_mice(start, training, options, Path(work))
-        cross_encoder = train_cross_encoder(backbone, training, options, Path(work))
-    print("4. The Hub folder, loaded without mice-st in a fresh process")
-    mice.save(str(output / "model"))
-    shutil.copytree(backbone, output / "backbone", dirs_exist_ok=True)  # to try `mice-st convert` on
-    cross_encoder.save(str(output / "cross-encoder"))  # to try `mice-st mask` on
-    check_hub_folder(output / "model", mice, test)
-    print("5. Re-ranking BM25's 100 best documents")
-    results = compare(options, test, mice, cross_encoder, SentenceTransformer(str(backbone), device="cpu"))
-    write_json(output / "results.json", results)
-    plot_quality_and_time(results["rows"], output / "quality_vs_time.png")
-    print_table(results)
-    print(f"Written: {output}/results.json, {output}/quality_vs_time.png, {output}/model/\n")
-    print("Next, with your own files:")
-    print(f'  mice-st rank --model {output}/model --query "..." --documents FILE')
-    print(f"  mice-st encode --model {output}/model --corpus FILE --store documents.sqlite")
-    print(f"  mice-st train --model {output}/model --train_data FILE --output FOLDER")
+    Path(options.output).mkdir(parents=True, exist_ok=True)
+    (show_training if options.train else show_released_model)(options)
 
 
 def find_backbone() -> Path:
@@ -124,162 +86,35 @@ def find_backbone() -> Path:
     return folder
 
 
-def recipe_of(options: DemoOptions, work: Path, name: str, **fields: Any) -> TrainingRecipe:
-    """What both models share: rows, their order, batches and time."""
-    return TrainingRecipe(
-        model=name,
-        train_data=["python-docs"],
-        output=str(work / name),
-        negatives=7,
-        negatives_top_k=50,
-        batch_size=8,
-        max_seconds=options.training_seconds,
-        save_steps=100_000,  # the demo is done before a checkpoint is worth its time
-        seed=options.seed,
-        cpu=True,
-        **fields,
-    )
-
-
-def train_mice(start: MiceCrossEncoder, collection: Collection, options: DemoOptions, work: Path) -> MiceCrossEncoder:
-    """Train the interaction layers from states that are encoded once."""
-    recipe = recipe_of(
-        options,
-        work,
-        "mice",
-        freeze_contextualization=True,
-        learning_rate=1e-5,
-        interaction_learning_rate_factor=3.0,
-        head_learning_rate_factor=300.0,
-    )
-    result = train(recipe, model=start, train_collection=collection)
-    print(f"   MICE: {result.steps} steps of {recipe.batch_size} queries, {result.seconds:.0f} s")
-    return start
-
-
-def train_cross_encoder(backbone: Path, collection: Collection, options: DemoOptions, work: Path) -> CrossEncoder:
-    """Train an ordinary cross-encoder on the same batches for the same time."""
-    recipe = recipe_of(options, work, "cross-encoder", learning_rate=5e-5)
-    model = CrossEncoder(
-        str(backbone),
-        num_labels=1,
-        activation_fn=torch.nn.Identity(),
-        device="cpu",
-        max_length=256,
-        local_files_only=True,
-    )
-    result = train(recipe, model=model, train_collection=collection)
-    print(f"   cross-encoder: {result.steps} steps of {recipe.batch_size} queries, {result.seconds:.0f} s")
-    return model
-
-
-def check_hub_folder(folder: Path, model: MiceCrossEncoder, collection: Collection) -> None:
-    """Load the folder without mice-st in a fresh process and compare scores.
+def check_hub_folder(folder: str | Path, model: MiceCrossEncoder, query: str, texts: list[str]) -> None:
+    """Load the folder without mice-st in a fresh process, compare scores, and print how far they are apart.
 
     Raises:
         ValueError: If that process fails, or a score differs by more than 1e-5 times the larger of 1 and itself.
     """
-    query = next(iter(collection.queries.values()))
-    pairs = [[query, text] for text in list(collection.corpus.values())[:10]]
+    pairs = [[query, text] for text in texts]
     ours = model.predict(pairs).tolist()
     for door, scores in run_doors(str(folder), None, pairs).items():
         difference = max(abs(a - b) / max(1.0, abs(b)) for a, b in zip(scores, ours, strict=True))
         if difference > 1e-5:
             raise ValueError(f"{folder}: scores of {door} differ by {difference}")
-        print(f"   {door}: largest difference of 10 scores {difference:.1e}")
+        print(f"   {door}: largest difference of {len(texts)} scores {difference:.1e}")
 
 
-def compare(
-    options: DemoOptions,
-    collection: Collection,
-    mice: MiceCrossEncoder,
-    cross_encoder: CrossEncoder,
-    bi_encoder: SentenceTransformer,
-) -> dict[str, Any]:
-    """Re-rank with every system and measure quality and time."""
-    query_ids = list(collection.queries)[: options.test_queries]
-    # Evenly spread over the names, so that the cross-encoder's queries are not all of one module.
-    step = max(1, len(query_ids) // options.cross_encoder_queries)
-    sample = query_ids[::step][: options.cross_encoder_queries]
-    bm25 = BM25(collection.corpus)
-    began = time.perf_counter()
-    candidates = bm25.search({query_id: collection.queries[query_id] for query_id in query_ids}, TOP_K)
-    bm25_ms = 1000 * (time.perf_counter() - began) / len(query_ids)
+def largest_difference(texts: Run, stored: Run) -> float:
+    """Scores from float16 states against scores from texts: rounding apart, the same.
 
-    began = time.perf_counter()
-    states = dict(zip(collection.corpus, mice.encode_documents(list(collection.corpus.values())), strict=True))
-    seconds = time.perf_counter() - began
-    half = {key: DocumentStates(value.states.half(), value.input_ids) for key, value in states.items()}
-    tokens = sum(len(value) for value in half.values())
-    print(f"   {len(half)} documents encoded once in {seconds:.0f} s; {2 * tokens * 384 / 1e6:.0f} MB in float16")
-    vectors = dict(zip(collection.corpus, bi_encoder.encode(list(collection.corpus.values())), strict=True))
-    systems = Systems(
-        bi_encoder=lambda query, ids: (np.stack([vectors[i] for i in ids]) @ bi_encoder.encode(query)).tolist(),
-        cross_encoder=lambda query, ids: cross_encoder.predict([(query, collection.corpus[i]) for i in ids]).tolist(),
-        mice=lambda query, ids: mice.predict([(query, collection.corpus[i]) for i in ids]).tolist(),
-        mice_stored=lambda query, ids: mice.predict([(query, half[i]) for i in ids]).tolist(),
-    )
-    runs, milliseconds = rerank(systems, collection, candidates, query_ids, sample)
-    runs["bm25"], milliseconds["bm25"] = candidates, [bm25_ms]
-    # Stored states change where the work is done, not the scores; MICE from texts is timed on the sample only.
-    _check_same_scores(runs["mice"], runs["mice-stored"])
-    qrels = {query_id: collection.qrels[query_id] for query_id in query_ids}
-    on_sample = {query_id: collection.qrels[query_id] for query_id in sample}
-    rows, same = [], []
-    for name in ("bm25", "bi-encoder", "cross-encoder", "mice", "mice-stored"):
-        judged = on_sample if name == "cross-encoder" else qrels
-        run = runs["mice-stored"] if name == "mice" else runs[name]
-        rows.append(_row(name, evaluate_run(judged, run), statistics.median(milliseconds[name])))
-        same.append(_row(name, evaluate_run(on_sample, run), statistics.median(milliseconds[name])))
-    return {
-        "rows": rows,
-        "same_queries": same,
-        "options": vars(options),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-    }
-
-
-def rerank(
-    systems: Systems, collection: Collection, candidates: Run, query_ids: list[str], sample: list[str]
-) -> tuple[dict[str, Run], dict[str, list[float]]]:
-    """Score the candidates; on the sample, systems take turns query by query, so that a busy moment hits all alike.
-
-    Returns:
-        System -> run, and system -> milliseconds of each query.
+    Raises:
+        ValueError: If they differ by more than rounding does.
     """
-    runs: dict[str, Run] = {name: {} for name in ("bi-encoder", "cross-encoder", "mice", "mice-stored")}
-    milliseconds: dict[str, list[float]] = {name: [] for name in runs}
-    for query_id in tqdm(sample, desc="Timing", unit="query", delay=2):
-        ids, query = list(candidates[query_id]), collection.queries[query_id]
-        for name, score in vars(systems).items():
-            began = time.perf_counter()
-            scores = score(query, ids) if ids else []
-            milliseconds[name.replace("_", "-")].append(1000 * (time.perf_counter() - began))
-            runs[name.replace("_", "-")][query_id] = dict(zip(ids, scores, strict=True))
-
-    def score_rest(query_id: str) -> None:
-        ids, query = list(candidates[query_id]), collection.queries[query_id]
-        runs["bi-encoder"][query_id] = dict(zip(ids, systems.bi_encoder(query, ids), strict=True))
-        runs["mice-stored"][query_id] = dict(zip(ids, systems.mice_stored(query, ids), strict=True))
-
-    # The other queries only need scores: one query per core is faster than all cores on one query.
-    rest = [query_id for query_id in query_ids if query_id not in set(sample) and candidates[query_id]]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            list(tqdm(pool.map(score_rest, rest), desc="Re-ranking", unit="query", total=len(rest), delay=2))
-    finally:
-        torch.set_num_threads(threads)
-    return runs, milliseconds
+    worst = max(abs(score - stored[query][item]) for query, scores in texts.items() for item, score in scores.items())
+    if worst > 0.05:
+        raise ValueError(f"scores from stored states differ from scores from texts by {worst}")
+    return worst
 
 
-def _row(name: str, metrics: RunMetrics, milliseconds: float) -> dict[str, Any]:
+def make_row(name: str, metrics: RunMetrics, milliseconds: float) -> dict[str, Any]:
+    """One row of a table."""
     return {
         "system": name,
         "ndcg@10": round(metrics.ndcg_at_10, 4),
@@ -289,21 +124,11 @@ def _row(name: str, metrics: RunMetrics, milliseconds: float) -> dict[str, Any]:
     }
 
 
-def _check_same_scores(texts: Run, stored: Run) -> None:
-    """Scores from float16 states against scores from texts: rounding apart, the same."""
-    worst = max(abs(score - stored[query][item]) for query, scores in texts.items() for item, score in scores.items())
-    if worst > 0.05:
-        raise ValueError(f"scores from stored states differ from scores from texts by {worst}")
-    print(f"   scores from float16 states against scores from texts: largest difference {worst:.1e}")
-
-
-def print_table(results: dict[str, Any]) -> None:
-    """The results as a table."""
-    print(
-        f"\n   {'system':<15}{'nDCG@10':>9}{'MRR@10':>9}{'ms/query':>10}{'queries':>9}   nDCG@10 on the cross-encoder's"
-    )
-    for row, same in zip(results["rows"], results["same_queries"], strict=True):
-        figures = f"{row['ndcg@10']:>9.4f}{row['mrr@10']:>9.4f}{row['ms_per_query']:>10.1f}{row['queries']:>9}"
-        print(f"   {row['system']:<15}{figures}{same['ndcg@10']:>12.4f}")
-    print("   ms/query: median of scoring one query's candidates, the first stage not included; documents of the")
-    print("   bi-encoder and of mice-stored are encoded beforehand.\n")
+def describe_machine() -> dict[str, Any]:
+    """What times depend on."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

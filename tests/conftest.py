@@ -22,6 +22,8 @@ from tokenizers.models import WordPiece
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from mice_st import MiceCrossEncoder, convert
+from mice_st.demo import find_backbone
+from mice_st.released import DEFAULT_MODEL, HUB_CARDS
 
 # No test leaves this machine: not this process, nor any Python process that it starts.
 CLOSED_SOCKETS = Path(__file__).parent / "closed_sockets"
@@ -176,6 +178,17 @@ def mice(mice_folder: Path) -> MiceCrossEncoder:
 def stock(mice_folder: Path) -> CrossEncoder:
     """sentence-transformers' own class on the same folder; shared as well."""
     return CrossEncoder(str(mice_folder), trust_remote_code=True, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def released_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of ``mice-mini``; where the repository has none yet, a model of its architecture that is not trained."""
+    folder = HUB_CARDS / DEFAULT_MODEL
+    if not (folder / "config.json").is_file():
+        folder = tmp_path_factory.mktemp("released") / DEFAULT_MODEL
+        model, _ = convert(find_backbone(), interaction_layers=2, match_residual=True)
+        model.save(str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

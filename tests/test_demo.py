@@ -2,15 +2,21 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from sentence_transformers import CrossEncoder
 
-from mice_st.collection import Document
+from mice_st import demo_released
+from mice_st.cli import main
+from mice_st.collection import Collection, Document
 from mice_st.cross_encoder import MiceCrossEncoder
-from mice_st.demo import find_backbone, print_table
+from mice_st.demo import DemoOptions, find_backbone, run_demo
+from mice_st.demo_training import print_table
+from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.plots import plot_quality_and_time
 from mice_st.first_stage import BM25
 from mice_st.python_docs import load_python_docs
@@ -19,6 +25,27 @@ from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.store import open_store
 
 SYSTEMS = ["bm25", "bi-encoder", "cross-encoder", "mice", "mice-stored"]
+RELEASED_SYSTEMS = ["bm25", "bi-encoder", "mice-mini", "mice-mini-stored"]
+
+# Each query shares words with several documents, its own among them.
+TINY = Collection(
+    "tiny",
+    {
+        "bridge": "the bridge in the city of berlin is a river bridge",
+        "split": "string function returns a list of the words",
+        "sort": "list function sort the list in python",
+        "file": "read a file and close the file in python",
+        "cat": "cat and dog and bird in the city",
+        "museum": "museum in berlin what people read",
+    },
+    {
+        "bridge": "river city berlin",
+        "split": "words of a string list",
+        "file": "python read a file",
+        "cat": "a dog city",
+    },
+    {name: {name: 1} for name in ("bridge", "split", "file", "cat")},
+)
 
 
 def test_find_backbone_refuses_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,13 +72,65 @@ def test_table_names_every_system_once(capsys: pytest.CaptureFixture[str]) -> No
     assert [line.split()[0] for line in lines if "0.5000" in line] == SYSTEMS
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The demo's output folder and what it printed, run as a user would with an empty home."""
-    home = tmp_path_factory.mktemp("home")
-    arguments = ["--output", "out", "--training_seconds", "90", "--cross_encoder_queries", "3", "--test_queries", "60"]
+def test_options_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="test_queries: must be at least 1, got 0"):
+        DemoOptions(test_queries=0)
+
+
+def test_released_demo_measures_what_the_models_score(
+    mice_folder: Path,
+    embedding_folder: Path,
+    stock: CrossEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(demo_released, "resolve_model", lambda name: str(mice_folder))
+    monkeypatch.setattr(demo_released, "find_backbone", lambda: embedding_folder)
+    monkeypatch.setattr(demo_released, "load_python_docs", lambda split: TINY)
+    # The process without mice_st is started by tests of its own; here its door is opened in this one.
+    monkeypatch.setattr(
+        "mice_st.demo.run_doors", lambda folder, revision, pairs: {"CrossEncoder": stock.predict(pairs).tolist()}
+    )
+    run_demo(DemoOptions(output=str(tmp_path / "out")))
+    rows = {row["system"]: row for row in json.loads((tmp_path / "out" / "results.json").read_text())["rows"]}
+    assert list(rows) == RELEASED_SYSTEMS
+
+    candidates = BM25(TINY.corpus).search(TINY.queries, demo_released.TOP_K)
+    by_stock = {
+        query_id: dict(
+            zip(found, stock.predict([(TINY.queries[query_id], TINY.corpus[item]) for item in found]), strict=True)
+        )
+        for query_id, found in candidates.items()
+    }
+    expected = round(evaluate_run(TINY.qrels, by_stock).ndcg_at_10, 4)
+    assert rows["mice-mini"]["ndcg@10"] == rows["mice-mini-stored"]["ndcg@10"] == expected
+    assert rows["bm25"]["ndcg@10"] == round(evaluate_run(TINY.qrels, candidates).ndcg_at_10, 4) != expected
+    assert all(row["queries"] == 4 and row["ms_per_query"] > 0 for row in rows.values())
+
+    printed = capsys.readouterr().out
+    assert f"{expected:.4f}" in printed
+    (sample,) = (line for line in printed.splitlines() if "over the store" in line)
+    assert "largest difference of" in sample
+    assert (tmp_path / "out" / "backbone" / "config.json").is_file()
+    with open_store(tmp_path / "out" / demo_released.STORE, None, read_only=True) as store:
+        assert len(store) == len(TINY.corpus)
+
+
+def test_demo_refuses_a_folder_whose_copy_scores_otherwise(
+    mice_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo_released, "resolve_model", lambda name: str(mice_folder))
+    monkeypatch.setattr(demo_released, "load_python_docs", lambda split: TINY)
+    monkeypatch.setattr("mice_st.demo.run_doors", lambda folder, revision, pairs: {"CrossEncoder": [9.0] * len(pairs)})
+    assert main(["demo", "--output", str(tmp_path)]) == 2
+    assert "scores of CrossEncoder differ by" in capsys.readouterr().err
+
+
+def run_demo_command(home: Path, *arguments: str) -> str:
+    """What the demo prints, run as a user would with an empty home."""
     process = subprocess.run(
-        [sys.executable, "-m", "mice_st.cli", "demo", *arguments],
+        [sys.executable, "-m", "mice_st.cli", *arguments],
         cwd=home,
         env=os.environ | {"HF_HOME": str(home / "cache"), "HOME": str(home)},
         capture_output=True,
@@ -59,7 +138,28 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         check=False,
     )
     assert process.returncode == 0, process.stderr[-2000:]
-    return home / "out", process.stdout
+    return process.stdout
+
+
+@pytest.mark.slow
+def test_released_demo_runs_and_its_advice_works(released_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mice-mini").symlink_to(released_folder)
+    lines = run_demo_command(tmp_path, "demo", "--output", "out").splitlines()
+    rows = {row["system"]: row for row in json.loads((tmp_path / "out" / "results.json").read_text())["rows"]}
+    assert list(rows) == RELEASED_SYSTEMS
+    assert all(row["queries"] == 100 and row["ms_per_query"] > 0 for row in rows.values())
+    assert rows["mice-mini"]["ndcg@10"] == rows["mice-mini-stored"]["ndcg@10"] > rows["bm25"]["ndcg@10"]
+    advice = [shlex.split(line) for line in lines[lines.index("Next:") + 1 :]]
+    assert [words[1] for words in advice] == ["rank", "rank", "encode", "convert", "demo"]
+    assert "shutil.copy" in run_demo_command(tmp_path, *advice[0][1:])
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The output folder of the demo that trains, and what it printed."""
+    home = tmp_path_factory.mktemp("home")
+    arguments = ["--output", "out", "--training_seconds", "90", "--cross_encoder_queries", "3", "--test_queries", "60"]
+    return home / "out", run_demo_command(home, "demo", "--train", "true", *arguments)
 
 
 @pytest.mark.slow

@@ -27,7 +27,10 @@ LAYERS: list[tuple[str, str]] = [
     ("training benchmark", "below"),
     ("laboratory", "below"),
     ("convert_command rank_command store_commands", "below"),
-    ("demo cli recipes ablation", "below demo cli recipes ablation __init__"),
+    (
+        "demo demo_released demo_training cli recipes ablation",
+        "below demo demo_released demo_training cli recipes ablation __init__",
+    ),
 ]
 
 # What goes to a Hub repository runs on a user's machine, where only these are sure to be installed.

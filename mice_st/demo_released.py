@@ -1,0 +1,157 @@
+"""``mice-st demo``: what the released model does on real documents, in under two minutes."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+from tqdm.auto import tqdm
+
+from mice_st.collection import Collection, Document
+from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.demo import (
+    QUERIES,
+    DemoOptions,
+    check_hub_folder,
+    describe_machine,
+    find_backbone,
+    largest_difference,
+    make_row,
+)
+from mice_st.evaluation.metrics import evaluate_run
+from mice_st.first_stage import BM25, Run
+from mice_st.hub_folder import write_json
+from mice_st.python_docs import load_python_docs
+from mice_st.released import DEFAULT_MODEL, resolve_model
+from mice_st.states.encoding import encode_corpus
+from mice_st.states.fingerprint import fingerprint_of
+from mice_st.states.info import store_info
+from mice_st.states.store import Store, open_store
+
+SAMPLE_QUERY = "Return a list of the words in a string."
+STORE = "python-docs.sqlite"
+TOP_K = 50
+# MICE from texts takes a second for each query, so only every tenth is scored that way.
+QUERIES_OF_ONE_FROM_TEXTS = 10
+STORED = f"{DEFAULT_MODEL}-stored"
+
+
+def show_released_model(options: DemoOptions) -> None:
+    """Load the released model, rank a query in three ways, and re-rank the documentation's test queries."""
+    output = Path(options.output)
+    folder = resolve_model(DEFAULT_MODEL)
+    model = MiceCrossEncoder(folder, device="cpu", local_files_only=True)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"1. The model: {folder}, {model.mice.config.name}, {parameters / 1e6:.1f} million parameters")
+    collection = load_python_docs("test")
+    print("2. The documentation of the installed Python, each document encoded once, before there is any query")
+    for path in output.glob(f"{STORE}*"):
+        path.unlink()  # of an earlier demo: encoded anew, so that the time is this run's
+    with open_store(output / STORE, fingerprint_of(model, "fp16", ""), read_only=False) as store:
+        report = encode_corpus(model, [Document(*item) for item in collection.corpus.items()], store)
+        megabytes = store_info(store, str(output / STORE)).state_bytes / 1e6
+        print(f"   {report.added} documents in {report.seconds:.0f} s; {megabytes:.0f} MB of states in float16")
+        bm25 = BM25(collection.corpus)
+        print(f'3. A query, ranked in three ways: "{SAMPLE_QUERY}"')
+        rank_sample(folder, model, store, collection, list(bm25.search({"sample": SAMPLE_QUERY}, 10)["sample"]))
+        print(f"4. Re-ranking BM25's {TOP_K} best documents")
+        backbone = find_backbone()
+        shutil.copytree(backbone, output / "backbone", dirs_exist_ok=True)  # to try `mice-st convert` on
+        bi_encoder = SentenceTransformer(str(backbone), device="cpu")
+        results = compare(model, bi_encoder, bm25, store, collection, options.test_queries or QUERIES)
+    results |= {"options": vars(options), "machine": describe_machine()}
+    write_json(output / "results.json", results)
+    print_table(results["rows"])
+    print(f"Written: {output}/results.json, {output}/{STORE}, {output}/backbone/\n")
+    print("Next:")
+    print(f'  mice-st rank --query "How do I copy a file?" --store {output}/{STORE}')
+    print('  mice-st rank --query "..." --documents FILE')
+    print("  mice-st encode --corpus FILE --store documents.sqlite")
+    print(f"  mice-st convert --source {output}/backbone --output FOLDER")
+    print("  mice-st demo --train true")
+
+
+def rank_sample(folder: str, model: MiceCrossEncoder, store: Store, collection: Collection, ids: list[str]) -> None:
+    """Rank documents for the sample query: by mice-st, without it, and from the store. Prints the best three and how far apart."""
+    texts = [collection.corpus[item] for item in ids]
+    ranking = model.rank(SAMPLE_QUERY, texts)
+    for entry in ranking[:3]:
+        print(f"   {entry['score']:>8.4f}  {textwrap.shorten(texts[entry['corpus_id']], 90, placeholder=' …')}")
+    check_hub_folder(folder, model, SAMPLE_QUERY, texts)
+    stored = {entry["corpus_id"]: entry["score"] for entry in model.rank(SAMPLE_QUERY, store=store, ids=ids)}
+    from_texts = {ids[entry["corpus_id"]]: entry["score"] for entry in ranking}
+    difference = largest_difference({"sample": from_texts}, {"sample": stored})
+    print(f"   MiceCrossEncoder over the store: largest difference of {len(ids)} scores {difference:.1e}")
+
+
+def compare(
+    model: MiceCrossEncoder,
+    bi_encoder: SentenceTransformer,
+    bm25: BM25,
+    store: Store,
+    collection: Collection,
+    queries: int,
+) -> dict[str, Any]:
+    """Re-rank and measure quality and time; systems take turns query by query, so that a busy moment hits all alike."""
+    # Evenly spread over the names, so that the queries are not all of a few modules.
+    step = max(1, len(collection.queries) // queries)
+    query_ids = list(collection.queries)[::step][:queries]
+    began = time.perf_counter()
+    candidates = bm25.search({query_id: collection.queries[query_id] for query_id in query_ids}, TOP_K)
+    bm25_ms = 1000 * (time.perf_counter() - began) / len(query_ids)
+    wanted = sorted({item for found in candidates.values() for item in found})
+    vectors = dict(zip(wanted, bi_encoder.encode([collection.corpus[item] for item in wanted]), strict=True))
+    systems: dict[str, Callable[[str, list[str]], dict[str, float]]] = {
+        "bi-encoder": lambda query, ids: dict(
+            zip(ids, (np.stack([vectors[i] for i in ids]) @ bi_encoder.encode(query)).tolist(), strict=True)
+        ),
+        STORED: lambda query, ids: {
+            entry["corpus_id"]: entry["score"] for entry in model.rank(query, store=store, ids=ids)
+        },
+        DEFAULT_MODEL: lambda query, ids: dict(
+            zip(ids, model.predict([(query, collection.corpus[i]) for i in ids]).tolist(), strict=True)
+        ),
+    }
+    runs: dict[str, Run] = {name: {} for name in systems}
+    milliseconds: dict[str, list[float]] = {name: [] for name in systems}
+    for place, query_id in enumerate(tqdm(query_ids, desc="Re-ranking", unit="query", delay=2, leave=False)):
+        query, ids = collection.queries[query_id], list(candidates[query_id])
+        for name, score in systems.items():
+            if not ids or (name == DEFAULT_MODEL and place % QUERIES_OF_ONE_FROM_TEXTS):
+                continue
+            began = time.perf_counter()
+            runs[name][query_id] = score(query, ids)
+            milliseconds[name].append(1000 * (time.perf_counter() - began))
+    difference = largest_difference(runs[DEFAULT_MODEL], runs[STORED])
+    print(
+        f"   scores from the store against scores from texts, {len(runs[DEFAULT_MODEL])} queries: "
+        f"largest difference {difference:.1e}"
+    )
+    runs |= {"bm25": candidates, DEFAULT_MODEL: runs[STORED]}  # the same scores, as was just checked
+    milliseconds["bm25"] = [bm25_ms]
+    qrels = {query_id: collection.qrels[query_id] for query_id in query_ids}
+    rows = [
+        make_row(name, evaluate_run(qrels, runs[name]), statistics.median(milliseconds[name]))
+        for name in ("bm25", "bi-encoder", DEFAULT_MODEL, STORED)
+    ]
+    return {"rows": rows, "largest_difference": difference}
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """The rows as a table."""
+    print(f"\n   {'system':<18}{'nDCG@10':>9}{'MRR@10':>9}{'ms/query':>10}{'queries':>9}")
+    for row in rows:
+        figures = f"{row['ndcg@10']:>9.4f}{row['mrr@10']:>9.4f}{row['ms_per_query']:>10.1f}{row['queries']:>9}"
+        print(f"   {row['system']:<18}{figures}")
+    print("   ms/query: median of scoring one query's candidates, the first stage not included. The bi-encoder's and")
+    print(
+        f"   {STORED}'s documents were encoded beforehand; {DEFAULT_MODEL} encodes them for each query, and its quality is"
+    )
+    print("   measured on the scores from the store.\n")
