@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mice_st import convert
 from mice_st.demo import find_backbone
+from mice_st.released import DEFAULT_MODEL, HUB_CARDS
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -19,7 +19,8 @@ ELSEWHERE = {
     "make demo": "tests/test_demo.py",
     "mice-st bench --quick --output bench.json": "tests/benchmark",
     "mice-st mask --model demo_output/cross-encoder --queries 20 --top_k 20 --convert true": "tests/masking",
-    "mice-st push --model demo_output/model --repo your-name/your-model --dry_run true": "tests/hub/test_push.py",
+    "mice-st demo --train true": "tests/test_demo.py",
+    "mice-st push --model hub_cards/mice-mini --repo your-name/your-model --dry_run true": "tests/hub/test_push.py",
 }
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -30,11 +31,13 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like that of a user who has just run the demo; the model is not trained, which changes scores only."""
+def folder(released_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone's folder like that of a user who has just run the demo."""
     folder = tmp_path_factory.mktemp("user")
-    model, _ = convert(find_backbone(), interaction_layers=2, match_residual=True)
-    model.save(str(folder / "demo_output" / "model"))
+    (folder / "hub_cards").mkdir()
+    (folder / "hub_cards" / DEFAULT_MODEL).symlink_to(released_folder)
+    if released_folder.parent != HUB_CARDS:
+        (folder / DEFAULT_MODEL).symlink_to(released_folder)  # what commands take in place of the released model
     shutil.copytree(find_backbone(), folder / "demo_output" / "backbone")
     return folder
 
@@ -48,15 +51,23 @@ def run(arguments: list[str], folder: Path) -> str:
     return process.stdout
 
 
-def without_scores(text: str) -> list[str]:
-    """Lines with their leading scores left out: those of the README are of the trained model."""
-    return [re.sub(r"^-?\d+\.\d+\s+", "", line) for line in text.strip().splitlines()]
+def apart(text: str) -> tuple[list[str], list[float]]:
+    """Lines with their leading scores left out, and the scores."""
+    lines = text.strip().splitlines()
+    leading = re.compile(r"^(-?\d+\.\d+)\s+")
+    return [leading.sub("", line) for line in lines], [
+        float(found[1]) for line in lines if (found := leading.match(line))
+    ]
 
 
-def test_python_blocks_print_what_the_readme_shows(folder: Path) -> None:
+def test_python_blocks_print_what_the_readme_shows(folder: Path, released_folder: Path) -> None:
     script = "\n".join(blocks("python"))
-    shown = "\n".join(text.strip() for text in blocks("text"))
-    assert without_scores(run([sys.executable, "-c", script], folder)) == without_scores(shown)
+    shown, shown_scores = apart("\n".join(text.strip() for text in blocks("text")))
+    printed, scores = apart(run([sys.executable, "-c", script], folder))
+    assert printed == shown
+    assert len(scores) == len(shown_scores) > 0
+    if released_folder.parent == HUB_CARDS:  # the README's scores are of the trained model
+        assert scores == pytest.approx(shown_scores, abs=0.02)
 
 
 def test_load_and_rank_stand_in_the_first_forty_lines() -> None:
