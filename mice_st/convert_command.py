@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Literal
 
 
@@ -126,6 +127,7 @@ def run_convert(options: ConvertOptions) -> None:
     """Convert, save, and print what became of the tensors."""
     from mice_st.convert import convert
     from mice_st.corpus_statistics import sample_texts, start_from_texts
+    from mice_st.provenance import describe_source, write_provenance
 
     arguments = {name: value for name, value in asdict(options).items() if value is not None}
     output, layers = arguments.pop("output"), arguments.pop("interaction_layers", None)
@@ -134,6 +136,8 @@ def run_convert(options: ConvertOptions) -> None:
     if corpora is not None:
         start_from_texts(model, sample_texts(corpora, options.seed))
     model.save(output)
+    made = {name: value for name, value in asdict(options).items() if name != "output"}
+    write_provenance(Path(output), "convert", made, model=describe_source(options.source))
     print(f"{output}: {model.mice.config.name}, {report}")
     for name in report.fresh:
         print(f"fresh: {name}")

@@ -16,6 +16,7 @@ from transformers import AutoConfig
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.masking import MaskedCrossEncoder
 from mice_st.modeling.modeling_mice import MiceConfig
+from mice_st.provenance import PROVENANCE_FILE
 
 Kind = Literal["mice", "cross_encoder", "bi_encoder", "colbert"]
 KIND_OF_MODEL_TYPE: dict[str, Kind] = {
@@ -23,6 +24,12 @@ KIND_OF_MODEL_TYPE: dict[str, Kind] = {
     "SentenceTransformer": "bi_encoder",
     "MultiVectorEncoder": "colbert",
 }
+
+
+# Files and folders of a model folder that no loader reads: with other ones, the model is still the same.
+BESIDE = frozenset(
+    {"checkpoints", "__pycache__", "evaluation", "card.yaml", "recipe.toml", "verification.json", PROVENANCE_FILE}
+)
 
 
 def model_kind(name: str) -> Kind:
@@ -94,7 +101,7 @@ def load_cross_encoder(name: str, device: str | None = None, max_length: int | N
 def model_hash(name: str) -> str:
     """SHA-256 over names and contents of all files of a local folder, sub-folders included; a Hub id stands for itself.
 
-    Checkpoints of a training run inside the folder do not count.
+    What only tells of the model (``BESIDE``) does not count, nor do checkpoints of a training run inside the folder.
     """
     folder = Path(name)
     digest = hashlib.sha256()
@@ -103,7 +110,7 @@ def model_hash(name: str) -> str:
         return digest.hexdigest()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         relative = file.relative_to(folder)
-        if relative.parts[0] in ("checkpoints", "__pycache__") or file.suffix == ".md":
+        if relative.parts[0] in BESIDE or file.suffix in (".md", ".png", ".svg"):
             continue
         digest.update(str(relative).encode())
         with file.open("rb") as content:

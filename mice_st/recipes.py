@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from mice_st.demo import find_backbone
+from mice_st.hub.files import RECIPE_FILE
 from mice_st.hub_folder import read_json, write_json
 from mice_st.training.checkpoints import is_complete, list_checkpoints
 
@@ -93,7 +94,9 @@ def run_recipe(path: str, flags: Sequence[str] = ()) -> None:
         if is_first:
             marker.parent.mkdir(parents=True, exist_ok=True)
             write_json(marker, wanted)
-            shutil.copyfile(path, output / "recipe.toml")
+            shutil.copyfile(path, output / RECIPE_FILE)
+            if step.command == "train":
+                shutil.copyfile(path, Path(step.options.output) / RECIPE_FILE)
         while not marker.is_file():  # the first process is still at it; where it fails, torchrun ends this one too
             time.sleep(0.2)
 

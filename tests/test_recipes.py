@@ -182,6 +182,8 @@ def test_steps_are_done_once_and_seeds_have_mean_and_spread(
     printed = capsys.readouterr().out
     assert "Step 2 of 2: model (train)" in printed
     folder = tmp_path / "run" / "model"
+    assert (folder / "recipe.toml").read_text() == Path(two_steps).read_text()
+    assert json.loads((folder / "training.json").read_text())["model"]["made_by"]["command"] == "convert"
     summary = json.loads((folder / "seeds.json").read_text())
     figures, starts = [], []
     for seed in (0, 1):

@@ -5,11 +5,13 @@ What goes is listed by name, so that a forgotten file of training data or secret
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+from mice_st.hub_folder import sha256_of
+from mice_st.provenance import PROVENANCE_FILE
 
 VERIFICATION_FILE = "verification.json"
 CARD_FILE = "README.md"
@@ -31,7 +33,17 @@ LOADED: dict[str, tuple[str, ...]] = {
     ),
     "config": ("config.json", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"),
 }
-BESIDE = (CARD_FILE, VERIFICATION_FILE, "LICENSE", "*.png", "*.svg", ".eval_results/*.yaml")
+RECIPE_FILE = "recipe.toml"
+BESIDE = (
+    CARD_FILE,
+    VERIFICATION_FILE,
+    PROVENANCE_FILE,
+    RECIPE_FILE,
+    "LICENSE",
+    "*.png",
+    "*.svg",
+    ".eval_results/*.yaml",
+)
 # Loaders would run what they hold. They are never pushed, and never belong to a verified folder.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib")
 
@@ -102,12 +114,6 @@ def copy_hub_files(folder: Path, output: Path) -> list[str]:
 def describe_files(folder: Path) -> list[HubFile]:
     """Size and hash of every file of a folder."""
     return [HubFile(path, (folder / path).stat().st_size, sha256_of(folder / path)) for path in list_files(folder)]
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:

@@ -21,6 +21,15 @@ class ShuffledBatches(DefaultBatchSampler):
         self.rows = rows
         self.seed = seed
 
+    def count_rows(self, batches: int) -> int:
+        """Rows in the first batches of a run, rows of later epochs again."""
+        rows, epoch = 0, 0
+        while batches > 0:
+            self.set_epoch(epoch)
+            sizes = [len(batch) for batch in self][:batches]
+            rows, batches, epoch = rows + sum(sizes), batches - len(sizes), epoch + 1
+        return rows
+
     def __iter__(self) -> Iterator[list[int]]:
         """The batches of the current epoch."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mice_st.collection_source import ARCHIVE, is_collection, load_collection
+from mice_st.hub_folder import sha256_of
+from mice_st.provenance import shorten_paths
 from mice_st.training.losses import LAYOUTS, NEED_SCORES
 from mice_st.training.mining import mine_rows, sample
 from mice_st.training.public_sets import is_public_set, read_public_set
@@ -57,6 +59,28 @@ def load_rows(recipe: TrainingRecipe) -> Rows:
     kept = [place for place, part in enumerate(chosen) if len(part)]
     names = [recipe.train_data[place] for place in kept]
     return ChosenRows([parts[place] for place in kept], [chosen[place] for place in kept], names)
+
+
+def describe_rows(rows: Rows, names: Sequence[str]) -> list[dict[str, Any]]:
+    """What a model is trained on, for its ``training.json``.
+
+    Args:
+        rows: As ``load_rows`` returns them.
+        names: What to call the sources, where there is only one of them.
+
+    Returns:
+        For each source its name, ``rows`` (those that are used, repeated ones again) and ``sha256``: of the file, or of the rows where they
+        come from no file.
+    """
+    parts = list(rows.parts()) if isinstance(rows, ChosenRows) else [(names[0], rows, len(rows))]
+    return [
+        {
+            "source": shorten_paths(name),
+            "rows": count,
+            "sha256": sha256_of(Path(name)) if isinstance(part, RowFile) else part.sha256,
+        }
+        for name, part, count in parts
+    ]
 
 
 def _load_source(source: str, recipe: TrainingRecipe) -> Rows:

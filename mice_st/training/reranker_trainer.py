@@ -108,6 +108,12 @@ class RerankerTrainer(CrossEncoderTrainer):
         longest = self.model.max_seq_length
         return sizes if longest is None else np.minimum(sizes, np.array([sizes.max() + 1, longest], dtype=sizes.dtype))
 
+    def count_steps(self) -> dict[str, int]:
+        """Steps that were made and the rows in them, and the step whose weights are kept."""
+        steps = self.state.global_step
+        kept = steps if self.evaluator is None else self.state.best_global_step
+        return {"made": steps, "rows": self.shuffled_batches.count_rows(steps * self.args.world_size), "kept": kept}
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Our own schedule, over steps and seconds."""
         if not self.recipe.is_limited_by_time_alone:

@@ -188,6 +188,7 @@ class ChosenRows(Rows):
     def __init__(self, parts: Sequence[Rows], chosen: Sequence[np.ndarray], names: Sequence[str]) -> None:
         self._parts = parts
         self._chosen = chosen
+        self._names = names
         self._ends = np.cumsum([len(places) for places in chosen])
         self.has_scores = parts[0].has_scores
         for part, name in zip(parts, names, strict=True):
@@ -203,6 +204,12 @@ class ChosenRows(Rows):
         for places in chosen:
             digest.update(places.tobytes())
         self.sha256 = digest.hexdigest()
+
+    def parts(self) -> Iterator[tuple[str, Rows, int]]:
+        """Name and rows of each source, and how many of them are chosen."""
+        return (
+            (name, part, len(places)) for name, part, places in zip(self._names, self._parts, self._chosen, strict=True)
+        )
 
     def read(self, place: int) -> TrainingRow:
         """The row at a place from 0."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.hub_folder import write_json
 from mice_st.model_loading import load_cross_encoder
 from mice_st.modeling.modeling_mice import DocumentStates
+from mice_st.provenance import describe_source, write_provenance
 from mice_st.training.checkpoints import (
+    FREE_FIELDS,
     HISTORY_FILE,
     describe_run,
     find_checkpoint,
     list_checkpoints,
     write_run,
 )
-from mice_st.training.data import load_rows, rows_to_dataset
+from mice_st.training.data import describe_rows, load_rows, rows_to_dataset
 from mice_st.training.dev_sets import build_evaluator
 from mice_st.training.losses import build_loss, choose_loss
 from mice_st.training.mining import mine_rows
@@ -69,7 +71,7 @@ def train(
 ) -> TrainingResult:
     """Train a re-ranker: MICE, or a plain cross-encoder where ``recipe.model`` is no MICE.
 
-    Writes the trained model to ``recipe.output`` as a Hub folder, and its checkpoints with ``recipe.json`` and
+    Writes the trained model to ``recipe.output`` as a Hub folder with ``training.json`` (model, rows and steps), and its checkpoints with ``recipe.json`` and
     ``history.json`` to ``checkpoints/`` in it. Under ``torchrun`` each process calls this; the first one writes.
 
     Args:
@@ -97,7 +99,11 @@ def train(
     description = describe_run(recipe, fingerprint(rows), arguments.world_size)
     checkpoint = _starting_point(recipe, checkpoints, description)
     set_seed(recipe.seed)
+    made_of: dict[str, Any] = {
+        "data": describe_rows(rows, recipe.train_data if train_collection is None else [train_collection.name])
+    }
     if model is None:
+        made_of["model"] = describe_source(recipe.model)
         model = load_cross_encoder(recipe.model, str(arguments.device), recipe.max_length)
     model.to(arguments.device)
     arguments.learning_rate_mapping = learning_rates(recipe, model)
@@ -130,6 +136,8 @@ def train(
             write_json(checkpoints / HISTORY_FILE, history)
     if trainer.is_world_process_zero():
         model.save(recipe.output)
+        options = {name: value for name, value in asdict(recipe).items() if name not in FREE_FIELDS}
+        write_provenance(Path(recipe.output), "train", options, **made_of, steps=trainer.count_steps())
         with suppress(OSError):
             (
                 checkpoints / "eval"

@@ -190,7 +190,9 @@ def test_the_dev_suite_names_sets_of_both_groups() -> None:
 def test_the_hash_of_a_model_sees_weights_and_not_its_card(mice_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(mice_folder, tmp_path / "copy")
     assert model_hash(str(tmp_path / "copy")) == model_hash(str(mice_folder))
-    (tmp_path / "copy" / "README.md").write_text("new")
+    (tmp_path / "copy" / "evaluation").mkdir()
+    for name in ("README.md", "card.yaml", "training.json", "verification.json", "evaluation/dev.json"):
+        (tmp_path / "copy" / name).write_text("new")
     assert model_hash(str(tmp_path / "copy")) == model_hash(str(mice_folder))
     (tmp_path / "copy" / "config.json").write_text("{}")
     assert model_hash(str(tmp_path / "copy")) != model_hash(str(mice_folder))
