@@ -15,9 +15,11 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from mice_st.hub.card_facts import CardFacts, read_card_facts
-from mice_st.hub.files import CARD_FILE
+from mice_st.hub.card_results import read_evaluations
+from mice_st.hub.files import CARD_FILE, RECIPE_FILE
 from mice_st.hub.record import Record
 from mice_st.modeling.modeling_mice import MiceConfig
+from mice_st.provenance import read_stages
 
 TEMPLATE = "model_card.md.jinja"
 TAGS = ["mice", "reranker", "cross-encoder", "sentence-transformers", "text-ranking"]
@@ -48,7 +50,7 @@ def render_card(folder: Path, repo: str, tag: str, record: Record) -> Card:
     """Render the card of a model.
 
     Args:
-        folder: The model folder, with ``card.yaml`` where there is something to say.
+        folder: The model folder, with ``card.yaml`` where there is something to say, and ``training.json`` of how it was made.
         repo: Hub id that the examples load.
         tag: Tag that the examples pin.
         record: Scores of the example; see ``mice_st.hub.record``.
@@ -57,9 +59,10 @@ def render_card(folder: Path, repo: str, tag: str, record: Record) -> Card:
         The card; the Hub's own reader has read its front matter.
 
     Raises:
-        ValueError: If ``card.yaml`` is not sound; names the field.
+        ValueError: If ``card.yaml``, a file of an evaluation or ``training.json`` is not sound; names the field.
     """
     facts = read_card_facts(folder)
+    facts.results += read_evaluations(folder, facts.evaluations)
     name = facts.name or repo.split("/")[-1]
     query = record.pairs[0][0]
     example = [
@@ -85,6 +88,8 @@ def render_card(folder: Path, repo: str, tag: str, record: Record) -> Card:
         documents=[json.dumps(document, ensure_ascii=False) for document, _ in example],
         ranking=sorted(example, key=lambda entry: -entry[1]),
         missing=facts.missing(),
+        stages=read_stages(folder),
+        recipe_file=RECIPE_FILE if (folder / RECIPE_FILE).is_file() else None,
     )
     ModelCard(text)  # reads the front matter as the Hub does
     return Card(text, facts.missing(), _eval_results(facts))

@@ -6,7 +6,7 @@ A figure that was not measured is left empty: the card leaves it out and says so
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,23 @@ class Result:
 
 
 @dataclass
+class Evaluation:
+    """A file of ``mice-st evaluate`` whose figures become results.
+
+    Attributes:
+        file: JSON file in the model folder; it is not published.
+        system: Which of its systems this model is.
+        command: What measures it again.
+        metric: Which of its metrics.
+    """
+
+    file: str
+    system: str
+    command: str
+    metric: str = "ndcg@10"
+
+
+@dataclass
 class Speed:
     """One measured time.
 
@@ -71,6 +88,7 @@ class CardFacts:
         language: ISO 639 codes.
         tags: Further tags.
         results: Measured quality.
+        evaluations: Files that hold more of it.
         speed: Measured times.
         machine: What the times were measured on.
         picture: A picture in the folder, shown under the times.
@@ -89,6 +107,7 @@ class CardFacts:
     language: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
     speed: list[Speed] = field(default_factory=list)
     machine: str | None = None
     picture: str | None = None
@@ -113,8 +132,9 @@ class CardFacts:
 
 
 # Named by the repository, implied by others, or a matter of taste: nobody misses these.
-_OPTIONAL = ("name", "version", "tags", "picture")
+_OPTIONAL = ("name", "version", "tags", "picture", "evaluations")
 _LISTS = ("base_model", "datasets", "language", "tags", "limits")
+ROWS = {"results": Result, "evaluations": Evaluation, "speed": Speed}
 
 
 def read_card_facts(folder: Path) -> CardFacts:
@@ -140,11 +160,11 @@ def read_card_facts(folder: Path) -> CardFacts:
             facts[name] = [value] if isinstance(value, str) else value
             if not isinstance(facts[name], list) or not all(isinstance(item, str) for item in facts[name]):
                 raise ValueError(f"{path}: {name}: expected a list of texts, got {value!r}")
-        elif name not in ("results", "speed"):
+        elif name not in ROWS:
             if not isinstance(value, str):
                 raise ValueError(f"{path}: {name}: expected a text, got {value!r}; put it in quotes")
             facts[name] = value.strip()
-    for name, kind in (("results", Result), ("speed", Speed)):
+    for name, kind in ROWS.items():
         rows = facts.get(name, [])
         if not isinstance(rows, list):
             raise ValueError(f"{path}: {name}: expected a list, got {rows!r}")
@@ -155,13 +175,16 @@ def read_card_facts(folder: Path) -> CardFacts:
 
 
 def _read_row(where: str, row: Any, kind: type) -> Any:
-    """One entry of ``results`` or ``speed``."""
+    """One entry of ``results``, ``evaluations`` or ``speed``."""
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected fields, got {row!r}")
     _check_names(where, row, kind)
-    for name in (item.name for item in fields(kind) if item.name in _ROW_NEEDS):
-        if row.get(name) in (None, ""):
-            raise ValueError(f"{where}: {name} is missing")
+    for item in fields(kind):
+        value = row.get(item.name)
+        if item.default is MISSING and item.default_factory is MISSING and value in (None, ""):
+            raise ValueError(f"{where}: {item.name} is missing")
+        if str(item.type).startswith("str") and not isinstance(value, str | None):
+            raise ValueError(f"{where}: {item.name}: expected a text, got {value!r}; put it in quotes")
     figures = {name: row[name] for name in ("value", "milliseconds", "documents") if name in row}
     compared = row.get("compared") or {}
     if not isinstance(compared, dict):
@@ -171,9 +194,6 @@ def _read_row(where: str, row: Any, kind: type) -> Any:
         if figure is not None and not (is_number and math.isfinite(figure)):
             raise ValueError(f"{where}: {name}: expected a finite number or nothing, got {figure!r}")
     return kind(**{name: value for name, value in row.items() if value is not None})
-
-
-_ROW_NEEDS = ("task", "metric", "command", "system", "documents")
 
 
 def _check_names(where: str, written: dict[str, Any], kind: type) -> None:

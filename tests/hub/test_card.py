@@ -1,5 +1,6 @@
 """A card says what was measured and nothing else, and the Hub's own reader understands it."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from mice_st import MiceCrossEncoder
 from mice_st.hub.card import Card, render_card
 from mice_st.hub.card_facts import read_card_facts
+from mice_st.hub.files import copy_hub_files
 from mice_st.hub.record import read_record
+from mice_st.provenance import write_provenance
 
 FACTS = """
 name: mice-tiny
@@ -128,12 +131,83 @@ def test_every_snippet_pins_weights_and_code(folder: Path) -> None:
         ("results: [{task: x, metric: m, command: c, compared: {BM25: .inf}}]", "results 0: BM25: expected a finite"),
         ("results: [{task: x, metric: m, command: c, score: 1}]", "results 0: unknown fields score"),
         ("speed: [{system: x, command: c, milliseconds: 1}]", "speed 0: documents is missing"),
+        ("evaluations: [{system: x, command: c}]", "evaluations 0: file is missing"),
+        ("evaluations: [{file: 3, system: x, command: c}]", "evaluations 0: file: expected a text, got 3"),
         ("picture: absent.png", "picture: there is no absent.png in the folder"),
     ],
 )
 def test_facts_that_are_not_sound_are_refused(folder: Path, facts: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         render(folder, facts)
+
+
+EVALUATION = {
+    "sets": [{"name": "a", "group": "in"}, {"name": "b", "group": "in"}, {"name": "c", "group": "out"}],
+    "systems": [
+        {
+            "name": name,
+            "sets": {key: {"ndcg@10": value, "map": 0.1} for key, value in zip("abc", figures, strict=True)},
+            "groups": {"in": {"ndcg@10": sum(figures[:2]) / 2}, "out": {"ndcg@10": figures[2]}},
+        }
+        for name, figures in {"tiny": (0.5, 0.75, 0.25), "bm25": (0.25, 0.5, 0.125)}.items()
+    ],
+}
+
+
+def test_figures_come_from_the_file_of_an_evaluation(folder: Path) -> None:
+    (folder / "dev.json").write_text(json.dumps(EVALUATION))
+    card = render(folder, "evaluations: [{file: dev.json, system: tiny, command: mice-st evaluate}]")
+    assert "results" not in card.missing
+    rows = [line for line in card.text.splitlines() if line.endswith("`mice-st evaluate` |")]
+    assert rows == [
+        "| a (in) | ndcg@10 | 0.5000 | bm25 0.2500 | `mice-st evaluate` |",
+        "| b (in) | ndcg@10 | 0.7500 | bm25 0.5000 | `mice-st evaluate` |",
+        "| mean in | ndcg@10 | 0.6250 | bm25 0.3750 | `mice-st evaluate` |",
+        "| c (out) | ndcg@10 | 0.2500 | bm25 0.1250 | `mice-st evaluate` |",
+    ]
+    data: Any = ModelCard(card.text).data
+    assert [result.metric_value for result in data.eval_results] == [0.5, 0.75, 0.625, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("facts", "error", "message"),
+    [
+        ("{file: absent.json, system: tiny, command: c}", FileNotFoundError, "absent.json: evaluations names this"),
+        ("{file: dev.json, system: other, command: c}", ValueError, "no system 'other'; there are tiny, bm25"),
+        ("{file: dev.json, system: tiny, command: c, metric: mrr}", ValueError, "a (in): there is no mrr of tiny"),
+        ("{file: verification.json, system: tiny, command: c}", ValueError, "was not written by mice-st evaluate"),
+    ],
+)
+def test_a_file_of_an_evaluation_that_does_not_fit_is_refused(
+    folder: Path, facts: str, error: type[Exception], message: str
+) -> None:
+    (folder / "dev.json").write_text(json.dumps(EVALUATION))
+    with pytest.raises(error, match=re.escape(message)):
+        render(folder, f"evaluations: [{facts}]")
+
+
+def test_the_way_to_the_weights_is_told(folder: Path) -> None:
+    (folder / "recipe.toml").write_text('output = "runs"\n')
+    backbone = {"command": "convert", "options": {}, "model": {"source": "backbone", "weights": {"m": "a" * 64}}}
+    write_provenance(
+        folder,
+        "train",
+        {"loss": "list_net", "seed": 3},
+        model={"source": "start", "weights": {"model.safetensors": "b" * 64}, "made_by": backbone},
+        data=[{"source": "rows.jsonl", "rows": 4321, "sha256": "c" * 64}],
+        steps={"made": 1200, "rows": 19200, "kept": 1000},
+    )
+    text = render(folder, None).text
+    first, second, data = (line for line in text.splitlines() if "SHA-256 " in line)
+    assert first == f"1. `mice-st convert` from backbone (weights: SHA-256 {'a' * 64})"
+    assert second.startswith(
+        f"2. `mice-st train` from start (weights: SHA-256 {'b' * 64}): 1,200 steps over 19,200 rows"
+    )
+    assert second.endswith("loss list_net, seed 3; the weights of step 1,000 were kept")
+    assert data == f"   - rows.jsonl: 4,321 rows, SHA-256 {'c' * 64}"
+    assert "The recipe is `recipe.toml`" in text
+    copy_hub_files(folder, folder.parent / "built")
+    assert {"training.json", "recipe.toml"} <= {path.name for path in (folder.parent / "built").iterdir()}
 
 
 def test_nothing_is_filled_in(folder: Path) -> None:
