@@ -14,6 +14,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from mice_st.evaluation.metrics import evaluate_run
+from mice_st.evaluation.mteb_stock import compare_with_stock, format_stock
 from mice_st.evaluation.mteb_suite import evaluate_with_mteb
 from mice_st.evaluation.mteb_tasks import MTEB_SUITES
 from mice_st.evaluation.plots import plot_suite
@@ -76,6 +77,13 @@ class EvaluateOptions:
     max_length: int | None = field(default=None, metadata={"help": "Longest document or pair, in tokens."})
     batch_size: int = field(default=64, metadata={"help": "Pairs or texts computed at a time."})
     device: str | None = field(default=None, metadata={"help": "Where models compute; by default the best there is."})
+    stock: bool = field(
+        default=False,
+        metadata={
+            "help": "Through mteb: also let its own wrapper around CrossEncoder, which runs the code in the model's folder, score the same "
+            "candidates, and print both."
+        },
+    )
     cache: str | None = field(
         default=None,
         metadata={
@@ -94,6 +102,8 @@ class EvaluateOptions:
         if self.suite in SUITES:
             if self.data is None:
                 raise ValueError(f"data: the suite {self.suite} needs the folder of its sets")
+            if self.stock:
+                raise ValueError(f"stock: the suite {self.suite} is not measured through mteb")
             if self.first_stage != BM25_NAME:
                 raise ValueError(
                     f"first_stage: the candidates of the suite {self.suite} are always those of {BM25_NAME}"
@@ -111,6 +121,9 @@ def run_evaluate(options: EvaluateOptions) -> None:
         write_tables(results, output)
         plot_suite(results, output.with_suffix(".png"))
         print(format_sets(results) + "\n")
+        if options.stock:
+            results["stock"] = compare_with_stock(options)
+            print(format_stock(results["stock"]) + "\n")
     write_json(output, results)
     print(format_table(results))
 

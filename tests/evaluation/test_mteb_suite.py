@@ -8,9 +8,11 @@ from statistics import mean
 from typing import Any
 
 import pytest
+from sentence_transformers import CrossEncoder
 
 from mice_st import MiceCrossEncoder, cli
 from mice_st.collection import write_beir
+from mice_st.evaluation import mteb_stock
 from mice_st.evaluation.command import EvaluateOptions
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.mteb_suite import evaluate_with_mteb, per_query_file
@@ -78,6 +80,40 @@ def test_every_kind_of_model(
         assert Path(made.output).with_suffix(ending).stat().st_size > 50, ending
 
 
+def test_the_stock_wrapper_beside_ours(
+    options: Callable[..., EvaluateOptions],
+    mice_folder: Path,
+    mice: MiceCrossEncoder,
+    stock: CrossEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = options()
+    arguments = ["--output", made.output, "--suite", made.suite, "--top_k", "8", "--device", "cpu", "--stock", "true"]
+    assert cli.main(["evaluate", "--model", str(mice_folder), "bm25", *arguments]) == 0
+    results = json.loads(Path(made.output).read_text())
+    (row,) = results["stock"]
+    assert (row["set"], row["system"]) == ("tiny", mice_folder.name)
+    assert row["ndcg@10"] == row["stock_ndcg@10"] == results["systems"][0]["sets"]["tiny"]["ndcg@10"]
+    assert 0 <= row["largest_difference"] < 1e-5
+    assert min(row["seconds"], row["stock_seconds"]) > 0
+    assert (
+        f"| tiny | {mice_folder.name} | {row['ndcg@10']:.4f} | {row['stock_ndcg@10']:.4f} |" in capsys.readouterr().out
+    )
+    # A wrapper that scores otherwise is seen.
+    off = stock.predict
+
+    class Other(CrossEncoder):
+        def predict(self, *args: Any, **kwargs: Any) -> Any:
+            return off(*args, **kwargs) + 0.25
+
+    monkeypatch.setattr(mteb_stock, "CrossEncoder", Other)
+    (row,) = mteb_stock.compare_with_stock(options(mice_folder))
+    assert row["largest_difference"] == pytest.approx(0.25, abs=1e-5)
+    with pytest.raises(ValueError, match="stock: none of the models is MICE"):
+        mteb_stock.compare_with_stock(options("bm25"))
+
+
 def test_measured_once(
     options: Callable[..., EvaluateOptions], mice_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +156,7 @@ def test_queries_are_drawn(options: Callable[..., EvaluateOptions]) -> None:
             "the candidates of the suite dev are always those of",
         ),
         (["--suite", "folder:absent"], "absent: there is no such folder"),
+        (["--suite", "dev", "--data", "x", "--stock", "true"], "stock: the suite dev is not measured through mteb"),
     ],
 )
 def test_bad_input_is_one_line(
