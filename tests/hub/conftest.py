@@ -11,6 +11,7 @@ from mice_st.hub.files import copy_hub_files
 from mice_st.hub.verification import write_record
 from tests.loopback_hub import LoopbackHub
 from tests.loopback_repositories import WRITER
+from tests.released_models import TINY
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +24,10 @@ def recorded_folder(mice_folder: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture
-def folder(recorded_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(recorded_folder, tmp_path / "mice"))
+def folder(request: pytest.FixtureRequest, recorded_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model with its record, or of the released model that ``MODELS`` names."""
+    source = getattr(request, "param", TINY)
+    return Path(shutil.copytree(recorded_folder if source == TINY else source, tmp_path / "mice"))
 
 
 @pytest.fixture

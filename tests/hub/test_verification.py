@@ -15,11 +15,12 @@ from mice_st.hub.files import VERIFICATION_FILE
 from mice_st.hub.record import Record, compare_files, read_record
 from mice_st.hub.verification import compare_scores, verify_folder
 from mice_st.hub_folder import sha256_of
+from tests.released_models import MODELS
 
 
 @pytest.fixture
-def record(recorded_folder: Path) -> Record:
-    return read_record(recorded_folder)
+def record(folder: Path) -> Record:
+    return read_record(folder)
 
 
 def test_record_holds_the_scores_of_the_installed_model(record: Record, mice: MiceCrossEncoder) -> None:
@@ -51,6 +52,7 @@ def flips(size: int) -> Iterator[tuple[int, int]]:
         yield generator.randrange(size), generator.randrange(8)
 
 
+@pytest.mark.parametrize("folder", MODELS, indirect=True)
 def test_each_of_a_hundred_flipped_bits_is_found_and_its_tensor_named(folder: Path, record: Record) -> None:
     path = folder / "model.safetensors"
     sound = path.read_bytes()
@@ -83,6 +85,7 @@ def test_a_flipped_bit_anywhere_in_the_header_is_found(folder: Path, record: Rec
         assert compare_files(folder, record), f"bit {bit} of byte {byte}"
 
 
+@pytest.mark.parametrize("folder", MODELS, indirect=True)
 def test_every_removed_tensor_is_named(folder: Path, record: Record) -> None:
     path = folder / "model.safetensors"
     tensors = load_file(path)
