@@ -5,10 +5,13 @@ PYTEST_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo docs test test-slow lint format clean
 
 demo: $(READY)  ## rank real documents with the released model, in under two minutes; writes demo_output/
 	$(BIN)/mice-st demo
+
+docs: $(READY)  ## the documentation as a site in build/docs; a link that leads nowhere ends it
+	$(BIN)/python -m mkdocs build
 
 # One process per core with one thread each, a file at a time: fixtures of a file are made once.
 test: $(READY)  ## the quick tests, without network

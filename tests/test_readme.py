@@ -11,23 +11,18 @@ import pytest
 
 from mice_st.demo import find_backbone
 from mice_st.released import DEFAULT_MODEL, HUB_CARDS
+from tests.markdown_page import commands, read_blocks
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # These have tests of their own; here they would take minutes.
 ELSEWHERE = {
     "make demo": "tests/test_demo.py",
-    "mice-st bench --quick --output bench.json": "tests/benchmark",
     "mice-st mask --model demo_output/cross-encoder --queries 20 --top_k 20 --convert true": "tests/masking",
     "mice-st demo --train true": "tests/test_demo.py",
     "mice-st push --model hub_cards/mice-mini --repo your-name/your-model --dry_run true": "tests/hub/test_push.py",
 }
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    """The README's blocks of one language, in order."""
-    return [text for kind, text in BLOCK.findall(README) if kind == language]
+BLOCKS = read_blocks(ROOT / "README.md")
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +56,9 @@ def apart(text: str) -> tuple[list[str], list[float]]:
 
 
 def test_python_blocks_print_what_the_readme_shows(folder: Path, released_folder: Path) -> None:
-    script = "\n".join(blocks("python"))
-    shown, shown_scores = apart("\n".join(text.strip() for text in blocks("text")))
+    python = [block for block in BLOCKS if block.language == "python"]
+    script = "\n".join(block.text for block in python)
+    shown, shown_scores = apart("\n".join(block.shown.strip() for block in python if block.shown is not None))
     printed, scores = apart(run([sys.executable, "-c", script], folder))
     assert printed == shown
     assert len(scores) == len(shown_scores) > 0
@@ -78,9 +74,9 @@ def test_load_and_rank_stand_in_the_first_forty_lines() -> None:
 
 
 def test_shell_blocks_run(folder: Path) -> None:
-    commands = [line for text in blocks("sh") for line in text.strip().splitlines()]
-    mine = [command for command in commands if command not in ELSEWHERE]
-    assert set(commands) - set(mine) <= set(ELSEWHERE)
+    stated = [command for block in BLOCKS if block.language == "sh" for command in commands(block)]
+    mine = [command for command in stated if command not in ELSEWHERE]
+    assert set(ELSEWHERE) <= {*stated}
     output = run(["bash", "-euo", "pipefail", "-c", "\n".join(mine)], folder)
     assert "Paris is the capital of France." in output
 
