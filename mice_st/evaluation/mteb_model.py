@@ -15,7 +15,8 @@ import torch
 from huggingface_hub import hf_hub_download
 
 from mice_st.cross_encoder import MiceCrossEncoder, make_progress_bar
-from mice_st.evaluation.reranking import DOCUMENTS_AT_ONCE, QUERIES_AT_ONCE
+from mice_st.evaluation.reranking import QUERIES_AT_ONCE
+from mice_st.evaluation.vectors import DOCUMENTS_AT_ONCE
 from mice_st.model_loading import load_model, model_hash
 from mice_st.states.memory import MemoryStates
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.evaluation import BaseEvaluator
 from tqdm.auto import tqdm
 
 from mice_st.collection import Collection
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.evaluation.metrics import RunMetrics, evaluate_run
+from mice_st.evaluation.vectors import DOCUMENTS_AT_ONCE, rerank_with_vectors
 from mice_st.first_stage import Run
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.memory import MemoryStates
@@ -19,14 +20,15 @@ from mice_st.states.store import Fingerprint
 
 # Queries scored together: equal lengths find each other, and the memory stays bounded.
 QUERIES_AT_ONCE = 16
-DOCUMENTS_AT_ONCE = 1024
+
+Reranker: TypeAlias = CrossEncoder | SentenceTransformer | MultiVectorEncoder
 
 
 class RerankingEvaluator(BaseEvaluator):
     """Measures how a model orders candidates that a first stage found.
 
     MICE scores from document states, each document encoded once, as they would be stored; any other ``CrossEncoder``
-    scores the pairs.
+    scores the pairs; bi-encoders and ColBERT compare vectors, each document encoded once.
 
     Args:
         collection: Texts and judgements; all its judged queries count, those without candidates with 0.
@@ -71,7 +73,7 @@ class RerankingEvaluator(BaseEvaluator):
         self._made_by: Fingerprint | None = None
 
     def __call__(
-        self, model: CrossEncoder, output_path: str | None = None, epoch: float = -1, steps: int = -1
+        self, model: Reranker, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
         """The figures of the model, as sentence-transformers' trainers ask for them.
 
@@ -89,7 +91,7 @@ class RerankingEvaluator(BaseEvaluator):
         self.store_metrics_in_model_card_data(model, metrics, epoch, steps)  # type: ignore[arg-type]
         return metrics
 
-    def measure(self, model: CrossEncoder) -> tuple[RunMetrics, Run]:
+    def measure(self, model: Reranker) -> tuple[RunMetrics, Run]:
         """Re-rank and measure.
 
         Returns:
@@ -98,12 +100,14 @@ class RerankingEvaluator(BaseEvaluator):
         run = self.rerank(model)
         return evaluate_run(self.collection.qrels, run), run
 
-    def rerank(self, model: CrossEncoder) -> Run:
+    def rerank(self, model: Reranker) -> Run:
         """Score every candidate.
 
         Returns:
             Query id -> document id -> score, best first.
         """
+        if not isinstance(model, CrossEncoder):
+            return rerank_with_vectors(model, self.batch_size, self.collection, self.candidates)
         states = self._encode(model) if isinstance(model, MiceCrossEncoder) else MemoryStates(self.codec)
         run: Run = {}
         query_ids = list(self.candidates)

@@ -6,14 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
-from sentence_transformers import SentenceTransformer
-from tqdm.auto import tqdm
 
 from mice_st.collection import Collection
-from mice_st.evaluation.reranking import DOCUMENTS_AT_ONCE, RerankingEvaluator
+from mice_st.evaluation.reranking import RerankingEvaluator
 from mice_st.first_stage import Run
 from mice_st.model_loading import load_model, model_hash, model_kind
 from mice_st.states.codecs import get_codec
@@ -84,49 +79,8 @@ def _load(
     model: str, device: str | None, max_length: int | None, batch_size: int, codec: str
 ) -> Callable[[Collection, Run], Run]:
     loaded = load_model(model, device, max_length)
-    kind = model_kind(model)
-    if kind in ("mice", "cross_encoder"):
 
-        def rerank(collection: Collection, candidates: Run) -> Run:
-            return RerankingEvaluator(collection, candidates, batch_size=batch_size, codec=codec).rerank(loaded)
+    def rerank(collection: Collection, candidates: Run) -> Run:
+        return RerankingEvaluator(collection, candidates, batch_size=batch_size, codec=codec).rerank(loaded)
 
-        return rerank
-    return partial(rerank_with_vectors, loaded, batch_size)
-
-
-@torch.inference_mode()
-def rerank_with_vectors(model: Any, batch_size: int, collection: Collection, candidates: Run) -> Run:
-    """Order candidates by a bi-encoder's or ColBERT's own similarity, each document encoded once.
-
-    Args:
-        model: A ``SentenceTransformer`` or a ``MultiVectorEncoder``.
-        batch_size: Texts encoded at a time.
-        collection: Texts.
-        candidates: Query id -> document ids.
-
-    Returns:
-        Query id -> document id -> score, best first.
-    """
-    wanted = sorted({item for items in candidates.values() for item in items})
-    # Like lengths together, in slices: the bar moves, and batches are hardly padded.
-    wanted.sort(key=lambda item: len(collection.corpus[item]))
-    encode: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False}
-    if isinstance(model, SentenceTransformer):
-        encode["convert_to_tensor"] = True  # ColBERT gives a list of tensors by itself
-    vectors: dict[str, torch.Tensor] = {}
-    with tqdm(total=len(wanted), desc="Encoding documents", unit="document", delay=2, leave=False) as progress:
-        for start in range(0, len(wanted), DOCUMENTS_AT_ONCE):
-            chunk = wanted[start : start + DOCUMENTS_AT_ONCE]
-            encoded = model.encode_document([collection.corpus[item] for item in chunk], **encode)
-            vectors |= zip(chunk, encoded, strict=True)
-            progress.update(len(chunk))
-    query_ids = [query_id for query_id, items in candidates.items() if items]
-    queries = model.encode_query([collection.queries[query_id] for query_id in query_ids], **encode)
-    run: Run = {query_id: {} for query_id in candidates}
-    for query_id, query in zip(query_ids, tqdm(queries, "Re-ranking", unit="query", delay=2, leave=False), strict=True):
-        documents = [vectors[item] for item in candidates[query_id]]
-        batch: Any = torch.stack(documents) if isinstance(model, SentenceTransformer) else documents
-        scores = model.similarity(query.unsqueeze(0), batch)[0].tolist()
-        scored = dict(zip(candidates[query_id], scores, strict=True))
-        run[query_id] = dict(sorted(scored.items(), key=lambda item: -item[1]))
-    return run
+    return rerank

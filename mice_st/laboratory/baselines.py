@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from mice_st.convert import convert
 from mice_st.evaluation.metrics import evaluate_run
-from mice_st.evaluation.systems import rerank_with_vectors
 from mice_st.laboratory.experiment import Experiment, Retraining
 from mice_st.laboratory.ladder import count_layers, describe, load_masked, require_classifier
 from mice_st.laboratory.vectors import train_vectors
@@ -67,11 +66,7 @@ def measure_baselines(
             steps = train(retraining, model, experiment, output / name)
         evaluator = experiment.evaluator
         began = time.perf_counter()
-        if isinstance(model, CrossEncoder):
-            run = evaluator.rerank(model)
-        else:
-            scores = {query_id: dict.fromkeys(items, 0.0) for query_id, items in evaluator.candidates.items()}
-            run = rerank_with_vectors(model, evaluator.batch_size, evaluator.collection, scores)
+        run = evaluator.rerank(model)
         milliseconds = 1000 * (time.perf_counter() - began) / max(1, len(run))
         figures = evaluate_run(evaluator.collection.qrels, run)
         rows.append({**describe(name, figures), "training_steps": steps, "ms_per_query": milliseconds})

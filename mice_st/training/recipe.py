@@ -23,7 +23,10 @@ class TrainingRecipe:
     """
 
     model: str = field(
-        metadata={"help": "Folder, Hub id or released model to start from: MICE, or any cross-encoder or encoder."}
+        metadata={
+            "help": "Folder, Hub id or released model to start from: MICE, or any cross-encoder or encoder; for ColBERT also an embedding "
+            "model."
+        }
     )
     train_data: list[str] = field(
         metadata={
@@ -33,6 +36,10 @@ class TrainingRecipe:
     )
     output: str = field(metadata={"help": "Folder for the trained model; its checkpoints lie in checkpoints/."})
 
+    architecture: Literal["cross_encoder", "colbert"] = _flag(
+        "cross_encoder",
+        "cross_encoder: MICE, or a plain cross-encoder; colbert: a vector of 128 dimensions for each token, compared by MaxSim.",
+    )
     train_weights: list[float] | None = field(
         default=None, metadata={"help": "Passes over each of these in one epoch, such as 1 or 0.5; default 1."}
     )
@@ -68,14 +75,18 @@ class TrainingRecipe:
     max_seconds: float | None = _flag(None, "Stop after this much training time (encoding included, evaluation not).")
     learning_rate: float = _flag(2e-5, "Highest learning rate of the backbone.")
     interaction_learning_rate_factor: float = _flag(5.0, "MICE: times as much for the interaction layers.")
-    head_learning_rate_factor: float = _flag(10.0, "Times as much for classifier, match residual and scale.")
+    head_learning_rate_factor: float = _flag(
+        10.0, "Times as much for classifier, match residual and scale; for ColBERT's projection."
+    )
     weight_decay: float = _flag(0.0, "AdamW's.")
     schedule: Literal["linear", "cosine", "constant"] = _flag("linear", "How the learning rate falls, to 0.")
     warmup: float = _flag(0.1, "Part of the training in which the learning rate rises.")
     max_gradient_norm: float = _flag(1.0, "Longer gradients are shortened to this norm.")
     max_length: int | None = _flag(None, "Longest document (MICE) or pair, in tokens; by default the model's own.")
 
-    freeze_contextualization: bool = _flag(False, "MICE: train nothing below the interaction layers.")
+    freeze_contextualization: bool = _flag(
+        False, "MICE: train nothing below the interaction layers; ColBERT: only the projection."
+    )
     stored_states: bool = _flag(True, "With frozen layers: encode each document once and train from its states.")
     stored_states_dtype: Literal["float16", "float32", "int8", "int4"] = _flag(
         "float16", "How those states are kept; int8 and int4 train the layers above for states kept that way."

@@ -1,4 +1,4 @@
-"""sentence-transformers' trainer for re-rankers, made exact where it is lenient.
+"""sentence-transformers' trainers for re-rankers, made exact where they are lenient.
 
 The order of the rows follows from seed and epoch alone, so that a resumed run sees what an uninterrupted one would
 have seen, and two processes together what one would have seen alone. A loss that is not finite ends the run.
@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, MultiVectorEncoderTrainingArguments
+from sentence_transformers.base.trainer import BaseTrainer
+from sentence_transformers.base.training_args import BaseTrainingArguments
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -36,6 +38,7 @@ from mice_st.training.throughput import Throughput
 
 # What training adds to a backbone, by the names of its parameters.
 HEAD = r"\.classifier\.|\.(match|max_sim)_residual\.|pooled_residual_log_scale"
+PROJECTION = r"^model\.\d+\.linear\."  # of ColBERT's token vectors
 INTERACTION = r"\.interaction\.\d+\.|\.0\.model\.(pooler\.|final_norm\.|global_cls)|\.(query|document)_projection\."
 
 # Time-limited runs have no number of steps, but transformers' Trainer wants one.
@@ -45,7 +48,7 @@ NO_STEP_LIMIT = 10_000_000
 class _EpochSetter(TrainerCallback):
     """Tells the sampler its epoch: transformers reaches it through one wrapper, a resumed parallel run has two."""
 
-    def __init__(self, trainer: RerankerTrainer) -> None:
+    def __init__(self, trainer: ExactTrainer) -> None:
         self.trainer = trainer
 
     def on_epoch_begin(
@@ -55,39 +58,23 @@ class _EpochSetter(TrainerCallback):
         sampler.set_epoch(state.global_step // (len(sampler) // args.world_size))
 
 
-class RerankerTrainer(CrossEncoderTrainer):
-    """Trains MICE, or a plain cross-encoder, on the rows of ``rows_to_dataset``.
+class ExactTrainer(BaseTrainer):
+    """What all our trainers share; comes before one of sentence-transformers' own among the bases of a class.
 
     Args:
         recipe: The recipe.
         schedule: The learning rate's schedule and the run's clock.
-        rows: The rows of the dataset.
-        loss_name: Name of the loss.
-        stored: Text of a document -> states to take in its place.
-        **kwargs: As for ``CrossEncoderTrainer``.
+        rows: The rows of the dataset, which is that of ``rows_to_dataset``.
+        **kwargs: As for sentence-transformers' trainer.
     """
 
-    def __init__(
-        self,
-        recipe: TrainingRecipe,
-        schedule: Schedule,
-        rows: Rows,
-        loss_name: str,
-        stored: Mapping[str, DocumentStates] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, recipe: TrainingRecipe, schedule: Schedule, rows: Rows, **kwargs: Any) -> None:
         self.recipe = recipe
         self.schedule = schedule
         self.shuffled_batches: ShuffledBatches
         self.rows = rows
         self.throughput = Throughput(kwargs["model"])
-        collator = RerankerDataCollator(
-            preprocess_fn=kwargs["model"].preprocess,
-            stored={} if stored is None else stored,
-            in_pairs=LAYOUTS[loss_name] == "pairs",
-            temperature=recipe.temperature,
-        )
-        super().__init__(data_collator=collator, **kwargs)
+        super().__init__(**kwargs)
         self.remove_callback(ProgressCallback)
         for callback in (_EpochSetter(self), Clock(schedule, self.evaluator is not None), Progress(schedule)):
             self.add_callback(callback)
@@ -173,7 +160,37 @@ class RerankerTrainer(CrossEncoderTrainer):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
-def training_arguments(recipe: TrainingRecipe, checkpoints: Path, evaluates: bool) -> CrossEncoderTrainingArguments:
+class RerankerTrainer(ExactTrainer, CrossEncoderTrainer):
+    """Trains MICE, or a plain cross-encoder, on the rows of ``rows_to_dataset``.
+
+    Args:
+        recipe: As for ``ExactTrainer``, like the next two.
+        schedule: The learning rate's schedule and the run's clock.
+        rows: The rows of the dataset.
+        loss_name: Name of the loss.
+        stored: Text of a document -> states to take in its place.
+        **kwargs: As for ``CrossEncoderTrainer``.
+    """
+
+    def __init__(
+        self,
+        recipe: TrainingRecipe,
+        schedule: Schedule,
+        rows: Rows,
+        loss_name: str,
+        stored: Mapping[str, DocumentStates] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        collator = RerankerDataCollator(
+            preprocess_fn=kwargs["model"].preprocess,
+            stored={} if stored is None else stored,
+            in_pairs=LAYOUTS[loss_name] == "pairs",
+            temperature=recipe.temperature,
+        )
+        super().__init__(recipe, schedule, rows, data_collator=collator, **kwargs)
+
+
+def training_arguments(recipe: TrainingRecipe, checkpoints: Path, evaluates: bool) -> BaseTrainingArguments:
     """The arguments of transformers' Trainer for a recipe.
 
     Args:
@@ -190,7 +207,8 @@ def training_arguments(recipe: TrainingRecipe, checkpoints: Path, evaluates: boo
     """
     # Named only where it is wanted: transformers is about to rename the argument, and warns of it.
     checkpointing = {"gradient_checkpointing": True} if recipe.gradient_checkpointing else {}
-    arguments = CrossEncoderTrainingArguments(
+    is_colbert = recipe.architecture == "colbert"
+    arguments = (MultiVectorEncoderTrainingArguments if is_colbert else CrossEncoderTrainingArguments)(
         output_dir=str(checkpoints),
         num_train_epochs=recipe.epochs or 1,
         max_steps=NO_STEP_LIMIT if recipe.is_limited_by_time_alone else recipe.max_steps or -1,
@@ -238,9 +256,10 @@ def training_arguments(recipe: TrainingRecipe, checkpoints: Path, evaluates: boo
     return arguments
 
 
-def learning_rates(recipe: TrainingRecipe, model: CrossEncoder) -> dict[str, float]:
+def learning_rates(recipe: TrainingRecipe, model: CrossEncoder | MultiVectorEncoder) -> dict[str, float]:
     """Regular expression over parameter names -> highest learning rate, for what is new on top of the backbone."""
-    patterns = {HEAD: recipe.head_learning_rate_factor}
+    new = PROJECTION if isinstance(model, MultiVectorEncoder) else HEAD
+    patterns = {new: recipe.head_learning_rate_factor}
     if isinstance(model, MiceCrossEncoder):
         patterns[INTERACTION] = recipe.interaction_learning_rate_factor
     names = [f"model.{name}" for name, _ in model.named_parameters()]

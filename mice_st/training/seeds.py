@@ -59,7 +59,9 @@ def train_seeds(recipe: TrainingRecipe) -> SeedsResult:
     result = SeedsResult(figures, mean, spread, best, output)
     if recipe.is_first_process:
         for file in (output / f"seed-{best}").iterdir():
-            if file.is_file() and file.name != RESULT_FILE:
+            if file.is_dir() and file.name != "checkpoints":  # a module of its own, such as ColBERT's projection
+                shutil.copytree(file, output / file.name, dirs_exist_ok=True)
+            elif file.is_file() and file.name != RESULT_FILE:
                 shutil.copyfile(file, output / file.name)
         write_json(
             output / SEEDS_FILE, {"seeds": figures, "mean": mean, "standard_deviation": spread, "best_seed": best}

@@ -7,7 +7,7 @@ from collections import deque
 from typing import Any
 
 import torch
-from sentence_transformers import CrossEncoder
+from sentence_transformers.base.model import BaseModel
 
 # Steps that the figures are averaged over.
 STEPS = 20
@@ -17,13 +17,13 @@ class Throughput:
     """Counts what passes through a model while it trains.
 
     A document is one (query, document) pair that is scored; tokens are those of the texts, padding left out. A text that a batch holds
-    once for several pairs counts once.
+    once for several pairs counts once. ColBERT's documents are those that it encodes; its queries count as tokens only.
 
     Args:
         model: The model; a hook on it counts.
     """
 
-    def __init__(self, model: CrossEncoder) -> None:
+    def __init__(self, model: BaseModel) -> None:
         self._documents = 0
         self._tokens: list[torch.Tensor] = []  # summed when a figure is wanted: a GPU is not made to wait in each step
         self._marks: deque[tuple[float, int, int]] = deque(maxlen=STEPS + 1)
@@ -34,10 +34,11 @@ class Throughput:
     def _count(self, module: Any, arguments: tuple[Any, ...]) -> None:
         if not (torch.is_grad_enabled() and module.training):
             return
-        features: dict[str, torch.Tensor] = arguments[0]
+        features: dict[str, Any] = arguments[0]
         masks = [value for name, value in features.items() if name.endswith("mask")]
         self._tokens += [mask.sum() for mask in masks]
-        self._documents += len(features["query_index"] if "query_index" in features else masks[0])
+        if features.get("task") != "query":  # which ColBERT encodes by itself
+            self._documents += len(features["query_index"] if "query_index" in features else masks[0])
 
     def figures(self, processes: int = 1) -> dict[str, float]:
         """Means over the last steps; call it once for each step.

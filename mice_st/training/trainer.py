@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder, MultiVectorEncoder
 from transformers import set_seed
 
 from mice_st.collection import Collection
@@ -26,12 +26,19 @@ from mice_st.training.checkpoints import (
     list_checkpoints,
     write_run,
 )
+from mice_st.training.colbert import (
+    ColbertTrainer,
+    build_colbert_loss,
+    check_colbert_rows,
+    freeze_backbone,
+    load_colbert,
+)
 from mice_st.training.data import describe_rows, load_rows, rows_to_dataset
 from mice_st.training.dev_sets import build_evaluator
 from mice_st.training.losses import build_loss, choose_loss
 from mice_st.training.mining import mine_rows
 from mice_st.training.recipe import TrainingRecipe
-from mice_st.training.reranker_trainer import RerankerTrainer, learning_rates, training_arguments
+from mice_st.training.reranker_trainer import ExactTrainer, RerankerTrainer, learning_rates, training_arguments
 from mice_st.training.row_format import TrainingRow
 from mice_st.training.rows import MemoryRows, fingerprint
 from mice_st.training.schedule import Schedule
@@ -53,7 +60,7 @@ class TrainingResult:
         best_ndcg_at_10: Its nDCG@10 on the dev data, or None.
     """
 
-    model: CrossEncoder
+    model: CrossEncoder | MultiVectorEncoder
     output: Path
     history: list[dict[str, Any]]
     steps: int
@@ -65,11 +72,11 @@ class TrainingResult:
 def train(
     recipe: TrainingRecipe,
     *,
-    model: CrossEncoder | None = None,
+    model: CrossEncoder | MultiVectorEncoder | None = None,
     train_collection: Collection | None = None,
     dev_collection: Collection | None = None,
 ) -> TrainingResult:
-    """Train a re-ranker: MICE, or a plain cross-encoder where ``recipe.model`` is no MICE.
+    """Train a re-ranker: MICE, a plain cross-encoder where ``recipe.model`` is no MICE, or ColBERT where the recipe says so.
 
     Writes the trained model to ``recipe.output`` as a Hub folder with ``training.json`` (model, rows and steps), and its checkpoints with ``recipe.json`` and
     ``history.json`` to ``checkpoints/`` in it. Under ``torchrun`` each process calls this; the first one writes.
@@ -93,6 +100,10 @@ def train(
     rows = load_rows(recipe) if train_collection is None else MemoryRows(mine_rows(train_collection, recipe))
     if recipe.batch_tokens is None and len(rows) < recipe.batch_size:
         raise ValueError(f"batch_size: {recipe.batch_size} rows in a step, but there are only {len(rows)}")
+    loss = choose_loss(recipe.loss, rows)
+    is_colbert = recipe.architecture == "colbert"
+    if is_colbert:
+        check_colbert_rows(loss, rows)
     evaluator = build_evaluator(recipe, dev_collection)
     checkpoints = Path(recipe.output) / "checkpoints"
     arguments = training_arguments(recipe, checkpoints, evaluator is not None)
@@ -104,7 +115,8 @@ def train(
     }
     if model is None:
         made_of["model"] = describe_source(recipe.model)
-        model = load_cross_encoder(recipe.model, str(arguments.device), recipe.max_length)
+        load = load_colbert if is_colbert else load_cross_encoder
+        model = load(recipe.model, str(arguments.device), recipe.max_length)
     model.to(arguments.device)
     arguments.learning_rate_mapping = learning_rates(recipe, model)
 
@@ -113,19 +125,19 @@ def train(
     schedule = Schedule(recipe, recipe.max_steps, time.perf_counter() - began)
     if schedule.is_over_time:
         raise ValueError(f"max_seconds: encoding the documents alone took {schedule.elapsed_seconds:.0f} seconds")
-    loss = choose_loss(recipe.loss, rows)
-    trainer = RerankerTrainer(
-        recipe,
-        schedule,
-        rows,
-        loss,
-        stored,
-        model=model,
-        args=arguments,
-        train_dataset=rows_to_dataset(rows, loss, recipe.label_scale),
-        loss=build_loss(loss, model, recipe.temperature),
-        evaluator=evaluator,
-    )
+    shared = {
+        "model": model,
+        "args": arguments,
+        "train_dataset": rows_to_dataset(rows, loss, recipe.label_scale),
+        "evaluator": evaluator,
+    }
+    trainer: ExactTrainer
+    if isinstance(model, MultiVectorEncoder):
+        built = build_colbert_loss(loss, model, recipe.temperature)
+        trainer = ColbertTrainer(recipe, schedule, rows, loss=built, **shared)
+    else:
+        built = build_loss(loss, model, recipe.temperature)
+        trainer = RerankerTrainer(recipe, schedule, rows, loss, stored, loss=built, **shared)
     if trainer.is_world_process_zero():
         write_run(checkpoints, description)
     try:
@@ -165,9 +177,14 @@ def _starting_point(recipe: TrainingRecipe, checkpoints: Path, description: dict
     return None
 
 
-def _freeze(recipe: TrainingRecipe, model: CrossEncoder, rows: Sequence[TrainingRow]) -> Mapping[str, DocumentStates]:
+def _freeze(
+    recipe: TrainingRecipe, model: CrossEncoder | MultiVectorEncoder, rows: Sequence[TrainingRow]
+) -> Mapping[str, DocumentStates]:
     """Freeze what the recipe freezes, and encode the documents where their states can no longer change."""
     if not recipe.freeze_contextualization:
+        return {}
+    if isinstance(model, MultiVectorEncoder):
+        freeze_backbone(model)
         return {}
     if not isinstance(model, MiceCrossEncoder):
         raise ValueError(f"freeze_contextualization: {recipe.model} is not MICE, it has no contextualisation layers")

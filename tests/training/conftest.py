@@ -48,6 +48,17 @@ def still_mice_folder(mice_folder: Path, tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
+@pytest.fixture(scope="session")
+def still_embedding_folder(embedding_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``embedding_folder`` without dropout."""
+    folder = tmp_path_factory.mktemp("still-embedding") / "model"
+    shutil.copytree(embedding_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 @pytest.fixture
 def recipe(mice_folder: Path, toy_folder: Path, tmp_path: Path) -> Callable[..., TrainingRecipe]:
     """``recipe(**fields)``: a short run over the toy collection."""
