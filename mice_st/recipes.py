@@ -37,7 +37,7 @@ from typing import Any
 from mice_st.demo import find_backbone
 from mice_st.hub.files import RECIPE_FILE
 from mice_st.hub_folder import read_json, write_json
-from mice_st.training.checkpoints import is_complete, list_checkpoints
+from mice_st.training.checkpoints import is_complete, list_checkpoints, with_defaults
 
 STEP_COMMANDS = ("convert", "train", "mine", "label")
 BACKBONE_NAME = "all-MiniLM-L6-v2"
@@ -231,9 +231,10 @@ def _refuse_unused(flags: Mapping[str, Any], used: set[str]) -> None:
 
 def _check_same(marker: Path, wanted: dict[str, Any], step: Step) -> None:
     before = read_json(marker)
-    if before == wanted:
+    options = with_defaults(type(step.options), before.get("options", {}))
+    if before.get("command") == wanted["command"] and options == wanted["options"]:
         return
-    changed = [name for name, value in wanted["options"].items() if before.get("options", {}).get(name) != value]
+    changed = [name for name, value in wanted["options"].items() if options.get(name) != value]
     raise ValueError(
         f"step {step.name!r} was done with other options ({', '.join(changed) or 'command'}): name another output"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,11 @@ def find_checkpoint(folder: Path, run: dict[str, Any]) -> Path:
     complete = [checkpoint for checkpoint in list_checkpoints(folder) if is_complete(checkpoint, run["processes"])]
     before = _read_run(folder)
     if before is not None:
+        options = with_defaults(TrainingRecipe, before["recipe"])
         faults = [
-            f"{name} was {before['recipe'].get(name)!r} and is {value!r}"
+            f"{name} was {options.get(name)!r} and is {value!r}"
             for name, value in run["recipe"].items()
-            if name not in FREE_FIELDS and before["recipe"].get(name) != value
+            if name not in FREE_FIELDS and options.get(name) != value
         ]
         if before["processes"] != run["processes"]:
             faults.append(f"there were {before['processes']} processes and are {run['processes']}")
@@ -71,6 +72,16 @@ def find_checkpoint(folder: Path, run: dict[str, Any]) -> Path:
     if before is None or not complete:
         raise FileNotFoundError(f"resume: there is no complete checkpoint in {folder}; start without resume")
     return complete[-1]
+
+
+def with_defaults(options_class: Any, kept: dict[str, Any]) -> dict[str, Any]:
+    """Options that an earlier version wrote: fields that it did not have yet are as they are by default.
+
+    Args:
+        options_class: The dataclass of the options.
+        kept: Its fields as they were written.
+    """
+    return {field.name: field.default for field in fields(options_class) if field.default is not MISSING} | kept
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -96,6 +96,18 @@ def test_a_finished_run_is_resumed_to_itself(recipe: Recipe) -> None:
         assert torch.equal(tensor, before[name]), name
 
 
+def test_a_run_from_before_a_field_was_there_goes_on_as_by_default(recipe: Recipe) -> None:
+    run = recipe(max_steps=3)
+    train(run)
+    path = Path(run.output) / "checkpoints" / "recipe.json"
+    kept = json.loads(path.read_text())
+    del kept["recipe"]["architecture"]
+    path.write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match=r"another run: architecture was 'cross_encoder' and is 'colbert'$"):
+        train(recipe(max_steps=3, architecture="colbert", resume=True))
+    assert train(recipe(max_steps=3, resume=True)).steps == 3
+
+
 def test_resuming_something_else_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     run = recipe(max_steps=2)
     with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
