@@ -106,6 +106,11 @@ COMMANDS = {
         "mice_st.laboratory.command:MaskOptions",
         "mice_st.laboratory.command:run_mask",
     ),
+    "merge": Command(
+        "average the weights of models that came from one start, or write a model's weights in float16",
+        "mice_st.merge_command:MergeOptions",
+        "mice_st.merge_command:run_merge",
+    ),
     "trim": Command(
         "find out which interaction layers of a MICE model to keep",
         "mice_st.laboratory.trim:TrimOptions",

@@ -1,7 +1,7 @@
 """Recipe files: ``mice-st train RECIPE.toml`` runs what a file describes, step after step, and goes on where it stopped.
 
 A file without ``[[steps]]`` holds the fields of one ``TrainingRecipe``. Otherwise each step names a command of ``mice-st`` (``convert``,
-``train``, ``mine`` or ``label``; ``train`` where it names none) and gives its flags::
+``train``, ``mine``, ``label`` or ``merge``; ``train`` where it names none) and gives its flags::
 
     output = "runs/example"
     data = "data"
@@ -39,7 +39,7 @@ from mice_st.hub.files import RECIPE_FILE
 from mice_st.hub_folder import read_json, write_json
 from mice_st.training.checkpoints import is_complete, list_checkpoints, with_defaults
 
-STEP_COMMANDS = ("convert", "train", "mine", "label")
+STEP_COMMANDS = ("convert", "train", "mine", "label", "merge")
 BACKBONE_NAME = "all-MiniLM-L6-v2"
 PLACEHOLDER = re.compile(r"\{([\w.-]+)\}")
 MARKERS = "steps"  # folder of one JSON file for each finished step

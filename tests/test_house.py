@@ -27,7 +27,7 @@ LAYERS: list[tuple[str, str]] = [
     ("hub", "below"),
     ("training benchmark", "below"),
     ("laboratory", "below"),
-    ("convert_command rank_command store_commands", "below"),
+    ("convert_command merge_command rank_command store_commands", "below"),
     (
         "demo demo_released demo_training cli recipes ablation",
         "below demo demo_released demo_training cli recipes ablation __init__",

@@ -15,7 +15,7 @@ from mice_st.hub.record import compare_files, read_record
 from mice_st.hub.verification import verify_folder
 from mice_st.released import HUB_CARDS, RELEASED_MODELS, resolve_model
 
-LARGEST_WEIGHTS = 48_000_000  # bytes, of one model: a clone must stay small
+LARGEST_WEIGHTS = 48 * 2**20  # bytes, of one model: a clone must stay small
 NONE_YET = "There is none yet."
 LIST = (HUB_CARDS / "README.md").read_text(encoding="utf-8")
 FOLDERS = sorted(path.parent for path in HUB_CARDS.glob("*/config.json"))
@@ -28,6 +28,7 @@ FLAGS = {
     "encode": "--corpus c --store s --model mice-mini",
     "evaluate": "--data d --output o --model mice-mini",
     "label": "--data d --output o --teacher mice-mini",
+    "merge": "--output o --model mice-mini",
     "mine": "--data d --output o --teacher mice-mini",
     "push": "--repo org/name --model mice-mini",
     "rank": "--query q --documents d --model mice-mini",
