@@ -14,6 +14,7 @@ from mice_st.hub_folder import sha256_of
 from mice_st.provenance import shorten_paths
 from mice_st.training.losses import LAYOUTS, NEED_SCORES
 from mice_st.training.mining import mine_rows, sample
+from mice_st.training.parquet_rows import PARQUET, ParquetRows
 from mice_st.training.public_sets import is_public_set, read_public_set
 from mice_st.training.recipe import TrainingRecipe
 from mice_st.training.row_format import TrainingRow
@@ -29,7 +30,7 @@ SOURCE_COLUMN = "source"
 def load_rows(recipe: TrainingRecipe) -> Rows:
     """Read what ``recipe.train_data`` names: one source, or several mixed.
 
-    A source is a JSON Lines file, a collection (``FOLDER:SPLIT``, see ``load_collection``) whose hard negatives are mined, or one of
+    A source is a JSON Lines or Parquet file, a collection (``FOLDER:SPLIT``, see ``load_collection``) whose hard negatives are mined, or one of
     ``public_sets.READERS`` by its name on the Hub.
 
     Args:
@@ -77,7 +78,7 @@ def describe_rows(rows: Rows, names: Sequence[str]) -> list[dict[str, Any]]:
         {
             "source": shorten_paths(name),
             "rows": count,
-            "sha256": sha256_of(Path(name)) if isinstance(part, RowFile) else part.sha256,
+            "sha256": sha256_of(Path(name)) if isinstance(part, RowFile | ParquetRows) else part.sha256,
         }
         for name, part, count in parts
     ]
@@ -86,12 +87,12 @@ def describe_rows(rows: Rows, names: Sequence[str]) -> list[dict[str, Any]]:
 def _load_source(source: str, recipe: TrainingRecipe) -> Rows:
     path = Path(source)
     if path.is_file() and not source.endswith(ARCHIVE):
-        return RowFile(path, recipe.negatives)
+        return (ParquetRows if path.suffix == PARQUET else RowFile)(path, recipe.negatives)
     if is_public_set(source):
         return read_public_set(source)
     if is_collection(source):
         return MemoryRows(mine_rows(load_collection(source, recipe.train_split), recipe))
-    raise FileNotFoundError(f"train_data: {source} is neither a JSON Lines file nor a BEIR folder")
+    raise FileNotFoundError(f"train_data: {source} is neither a JSON Lines or Parquet file nor a BEIR folder")
 
 
 def _weighted(rows: int, weight: float, seed: int) -> np.ndarray:

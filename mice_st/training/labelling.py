@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from mice_st.hub_folder import read_json, write_json
 from mice_st.model_loading import model_hash
 from mice_st.modeling.st_mice import check_text
 from mice_st.released import resolve_model
+from mice_st.training.parquet_rows import PARQUET, require_pyarrow, write_parquet
 from mice_st.training.row_format import check_query
 from mice_st.training.teachers import Teachers
 
@@ -44,7 +45,9 @@ class LabelOptions:
             "help": "JSON Lines files: query, positive and negatives, or query and documents (what mice-st mine writes)."
         }
     )
-    output: str = field(metadata={"help": "JSON Lines file: the same rows with scores."})
+    output: str = field(
+        metadata={"help": "The same rows with scores: JSON Lines, or Parquet where the name ends in .parquet."}
+    )
     limit: int | None = field(default=None, metadata={"help": "Only the first rows of each file."})
     standardize: bool = field(
         default=False, metadata={"help": "A single teacher too: mean 0 and standard deviation 1 for each query."}
@@ -97,12 +100,15 @@ def label(options: LabelOptions) -> int:
 
     Raises:
         FileNotFoundError: If a file or a teacher is missing.
+        ImportError: If Parquet is wanted and pyarrow is not installed; the message names the extra.
         ValueError: If a line is no row, or a score is not finite (gives file and line), or the parts belong to another job.
         ChildProcessError: If a process was killed.
     """
     for path in options.data:
         if not Path(path).is_file():
             raise FileNotFoundError(f"data: there is no file {path}")
+    if Path(options.output).suffix == PARQUET:
+        require_pyarrow()  # before hours of labelling, not after
     parts = Path(f"{options.output}.parts")
     _claim(parts, options)
     total = sum(1 for _ in _shards(options, parts))
@@ -112,15 +118,22 @@ def label(options: LabelOptions) -> int:
         progress.update(done)
         for _ in _work(options, missing):
             progress.update()
-    rows = 0
     temporary = Path(f"{options.output}.tmp")
-    with temporary.open("wb") as output:
-        for shard in _shards(options, parts):
-            content = shard.target.read_bytes()
-            rows += content.count(b"\n")
-            output.write(content)
+    write = write_parquet if Path(options.output).suffix == PARQUET else _join
+    rows = write([shard.target for shard in _shards(options, parts)], temporary)
     temporary.replace(options.output)
     shutil.rmtree(parts)
+    return rows
+
+
+def _join(parts: Sequence[Path], path: Path) -> int:
+    """Put JSON Lines files together; gives the number of rows."""
+    rows = 0
+    with path.open("wb") as output:
+        for part in parts:
+            content = part.read_bytes()
+            rows += content.count(b"\n")
+            output.write(content)
     return rows
 
 

@@ -1,4 +1,4 @@
-"""One training row: its fields, the three forms in which a line of JSON gives them, and what is refused."""
+"""One training row: its fields, the three forms in which a line of a file gives them, and what is refused."""
 
 from __future__ import annotations
 
@@ -35,14 +35,19 @@ class TrainingRow:
 
 
 def parse_row(line: bytes | str, source: str, most: int) -> TrainingRow:
-    """Read one line of JSON.
+    """Read one line of JSON; see ``make_row``."""
+    return make_row(json.loads(line), source, most)
+
+
+def make_row(row: Any, source: str, most: int) -> TrainingRow:
+    """Make a row of a dictionary, as a line of JSON or of a table holds it.
 
     Three forms: ``query``, ``positive``, ``negatives`` and perhaps ``scores``, one for the positive and one for each negative; ``query``,
     ``documents`` and ``scores``, where the document with the highest score takes the place of the positive; ``query``, ``document`` and
     ``score``, one pair. Other fields are passed over.
 
     Args:
-        line: The line.
+        row: The dictionary; anything else is refused.
         source: Where it lies, for messages.
         most: Of more negatives, the first are taken.
 
@@ -50,7 +55,6 @@ def parse_row(line: bytes | str, source: str, most: int) -> TrainingRow:
         ValueError: If a field is missing or of the wrong type, a query is empty, a row has no negatives, or the scores are not as many as
             the documents or not finite; names the field, but not yet the line.
     """
-    row: Any = json.loads(line)
     if not isinstance(row, dict):
         raise ValueError(f"not a JSON object but {type(row).__name__}")
     row = _one_form(row)

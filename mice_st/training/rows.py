@@ -104,10 +104,8 @@ class RowFile(Rows):
         self._path = path
         self._negatives = negatives
         self._file: Any = None  # opened by each process that reads, when it reads
-        offsets, sizes = _Growing(np.uint64, 2), _Growing(np.uint32, 2)
-        digest = hashlib.sha256(f"{negatives}/".encode())
-        first: TrainingRow | None = None
-        self.uneven = None
+        offsets = _Growing(np.uint64, 2)
+        scan = RowScan(negatives)
         with (
             path.open("rb") as lines,
             tqdm(
@@ -118,23 +116,14 @@ class RowFile(Rows):
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     try:
-                        row = parse_row(line, self._source(number), negatives)
-                        first = first or row
-                        check_same(row, first)
+                        scan.add(parse_row(line, self._source(number), negatives), line)
                     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors too
                         raise ValueError(f"{path}, line {number}: {error}") from error
-                    self.uneven = self.uneven or _uneven(row, first)
                     offsets.append((offset, number))
-                    sizes.append(_size(row))
-                    digest.update(line)
                 offset += len(line)
                 progress.update(len(line))
-        if first is None:
-            raise ValueError(f"{path}: no rows to train on")
         self._offsets = offsets.array
-        self._sizes = sizes.array
-        self.has_scores = first.scores is not None
-        self.sha256 = digest.hexdigest()
+        self.has_scores, self.uneven, self._sizes, self.sha256 = scan.finish(path)
 
     def read(self, place: int) -> TrainingRow:
         """The row at a place from 0."""
@@ -153,6 +142,42 @@ class RowFile(Rows):
 
     def __len__(self) -> int:
         return len(self._offsets)
+
+
+class RowScan:
+    """What one pass over the rows of a file finds out, and refuses.
+
+    Args:
+        negatives: Of more negatives, the first are taken: other rows, another hash.
+    """
+
+    def __init__(self, negatives: int) -> None:
+        self._first: TrainingRow | None = None
+        self._uneven: str | None = None
+        self._sizes = _Growing(np.uint32, 2)
+        self._digest = hashlib.sha256(f"{negatives}/".encode())
+
+    def add(self, row: TrainingRow, content: bytes) -> None:
+        """The next row, and what stands for it in the hash.
+
+        Raises:
+            ValueError: If it has scores and the first row has none, or the other way round.
+        """
+        self._first = self._first or row
+        check_same(row, self._first)
+        self._uneven = self._uneven or _uneven(row, self._first)
+        self._sizes.append(_size(row))
+        self._digest.update(content)
+
+    def finish(self, path: Path) -> tuple[bool, str | None, np.ndarray, str]:
+        """``has_scores``, ``uneven``, ``sizes()`` and ``sha256`` of ``Rows``.
+
+        Raises:
+            ValueError: If there were no rows; names the file.
+        """
+        if self._first is None:
+            raise ValueError(f"{path}: no rows to train on")
+        return self._first.scores is not None, self._uneven, self._sizes.array, self._digest.hexdigest()
 
 
 class _Growing:

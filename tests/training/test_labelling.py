@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -14,8 +15,12 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from mice_st import cli
 from mice_st.training import labelling
 from mice_st.training.labelling import LabelOptions, label
+from mice_st.training.parquet_rows import ParquetRows
 from mice_st.training.rows import RowFile
 from mice_st.training.teachers import Teachers, standardize
+
+pyarrow = pytest.importorskip("pyarrow")
+pytest.importorskip("pyarrow.parquet")
 
 ROWS: list[dict[str, Any]] = [
     {"query": "how many people", "positive": "three people", "negatives": ["a cat", "a dog in berlin"], "source": "x"},
@@ -76,6 +81,62 @@ def test_scores_of_several_teachers_are_standardised_per_query_and_averaged(
         raw = [first.predict(pairs).tolist(), (second.encode(texts(row)) @ second.encode(row["query"])).tolist()]
         equal = [[(value - fmean(scores)) / pstdev(scores) for value in scores] for scores in raw]
         assert row["scores"] == pytest.approx([fmean(pair) for pair in zip(*equal, strict=True)], abs=1e-4)
+
+
+def test_parquet_holds_the_rows_of_json_lines(
+    options: Callable[..., LabelOptions], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines, table = options(), options(output=str(tmp_path / "labelled.parquet"))
+    label(lines)
+    with monkeypatch.context() as patch:  # killed with one of two shards done
+        score = Teachers.score
+        patch.setattr(Teachers, "score", lambda self, *rest: score(self, *rest) if len(rest[0]) == 2 else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            label(table)
+    assert not Path(table.output).exists()
+    monkeypatch.setattr("mice_st.training.parquet_rows.GROUP_ROWS", 2)
+    assert label(table) == 3
+    assert not Path(f"{table.output}.parts").exists()
+    # pandas' and pyarrow's own reader sees the columns; what a row lacks is null.
+    rows = pyarrow.parquet.read_table(table.output).to_pylist()
+    assert [{name: value for name, value in row.items() if value is not None} for row in rows] == read(lines)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    trained, expected = ParquetRows(Path(table.output), 7), RowFile(Path(lines.output), 7)
+    assert [replace(row, source="") for row in trained] == [replace(row, source="") for row in expected]
+    assert trained[2].source == "labelled.parquet, row 2"
+    assert (trained.has_scores, trained.sizes().tolist()) == (True, expected.sizes().tolist())
+    assert trained.uneven is not None
+    assert trained.uneven.startswith("labelled.parquet, row 1: negatives: 1")
+    assert ParquetRows(Path(table.output), 1).sha256 != trained.sha256
+
+
+def test_bad_parquet_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(b"PAR1 no more than its first letters")
+    with pytest.raises(ValueError, match=r"rows\.parquet: this is no Parquet file"):
+        ParquetRows(path, 7)
+    good = {"query": "who", "positive": "a cat", "negatives": ["a dog"], "scores": [1.0, 0.0]}
+    for fault, message in (
+        ({"scores": [1.0, float("nan")]}, "row 1: scores: number 1 is nan"),
+        ({"scores": None}, "row 1: .*scores: given in one of this row and that of rows"),
+        ({"query": None}, "row 1: the field 'query' is missing"),
+        ({"negatives": []}, "row 1: negatives: must be a list of at least one text"),
+    ):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([good, {**good, **fault}]), path)
+        with pytest.raises(ValueError, match=message):
+            ParquetRows(path, 7)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + bytes(200) + whole[204:])
+    with pytest.raises(ValueError, match=r"rows\.parquet: the file cannot be read"):
+        ParquetRows(path, 7)
+
+
+def test_fields_that_no_column_holds_are_refused_for_parquet(options: Callable[..., LabelOptions]) -> None:
+    rows = [{**ROWS[0], "source": "x"}, {**ROWS[2], "source": 3}]
+    Path(options().data[0]).write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=r"do not fit into one table.*write JSON Lines instead"):
+        label(options(output=str(Path(options().output).with_suffix(".parquet"))))
 
 
 def test_equal_scores_are_standardised_to_zero() -> None:
