@@ -91,6 +91,11 @@ COMMANDS = {
         "mice_st.evaluation.compare:CompareOptions",
         "mice_st.evaluation.compare:run_compare",
     ),
+    "plot": Command(
+        "draw quality against time and storage: mice-st plot --results RESULTS.json ... --output FOLDER",
+        "mice_st.evaluation.plot_command:PlotOptions",
+        "mice_st.evaluation.plot_command:run_plot",
+    ),
     "submit": Command(
         "prepare and check an evaluation for the MTEB leaderboard; sends nothing by itself",
         "mice_st.evaluation.submit:SubmitOptions",

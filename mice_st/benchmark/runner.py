@@ -21,8 +21,9 @@ from mice_st.benchmark.plan import SYSTEMS, BenchOptions, Block, blocks, documen
 from mice_st.benchmark.report import BenchReport
 from mice_st.benchmark.systems import Case, Ranking, Skipped, System, rank_states, score_obviously, states_of
 from mice_st.benchmark.targets import compute_targets
-from mice_st.benchmark.timing import Task, matrix_product, measure, use_threads
+from mice_st.benchmark.timing import Task, matrix_product, measure
 from mice_st.benchmark.workloads import Words
+from mice_st.evaluation.cost import use_threads
 from mice_st.modeling.interaction import project_documents
 
 WARM_UP_DOCUMENTS = 8  # of a system that reads texts: all of them would take as long as measuring it

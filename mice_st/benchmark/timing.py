@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,22 +73,3 @@ def matrix_product(rows: int) -> tuple[Callable[[], Any], int]:
     left, right = torch.rand(rows, rows), torch.rand(rows, rows)
     out = torch.empty(rows, rows)
     return lambda: torch.mm(left, right, out=out), 2 * rows**3
-
-
-@contextmanager
-def use_threads(count: int) -> Iterator[None]:
-    """Let torch and the tokenizers use so many threads within the block.
-
-    The tokenizers know only one thread or as many as there are cores.
-    """
-    before, variable = torch.get_num_threads(), os.environ.get("TOKENIZERS_PARALLELISM")
-    torch.set_num_threads(count)
-    os.environ["TOKENIZERS_PARALLELISM"] = "true" if count > 1 else "false"
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        if variable is None:
-            os.environ.pop("TOKENIZERS_PARALLELISM")
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = variable

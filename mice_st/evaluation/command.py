@@ -1,30 +1,23 @@
 """``mice-st evaluate``: several systems on the sets of a suite, in one table and one JSON file.
 
-The suite ``dev`` is measured here; all others go through mteb, in ``mteb_suite``.
+The suite ``dev`` is measured in ``dev_suite``; all others go through mteb, in ``mteb_suite``.
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
-from typing import Any
 
-from tqdm.auto import tqdm
-
-from mice_st.evaluation.metrics import evaluate_run
+from mice_st.evaluation.dev_suite import evaluate
 from mice_st.evaluation.mteb_stock import compare_with_stock, format_stock
 from mice_st.evaluation.mteb_suite import evaluate_with_mteb
 from mice_st.evaluation.mteb_tasks import MTEB_SUITES
 from mice_st.evaluation.plots import plot_suite
-from mice_st.evaluation.suites import SUITES, CandidateSet, load_suite
-from mice_st.evaluation.systems import BM25_NAME, System, list_systems
+from mice_st.evaluation.suites import SUITES
+from mice_st.evaluation.systems import BM25_NAME
 from mice_st.evaluation.tables import format_sets, format_table, write_tables
-from mice_st.hub_folder import read_json, write_json
+from mice_st.hub_folder import write_json
 from mice_st.released import resolve_model
-
-METRICS = ("ndcg@10", "mrr@10", "recall")
 
 
 @dataclass
@@ -43,7 +36,8 @@ class EvaluateOptions:
     )
     output: str = field(
         metadata={
-            "help": "JSON file for the figures. Through mteb, tables, a picture and mteb's results lie beside it."
+            "help": "JSON file for the figures; those of every query lie beside it. Through mteb, also tables, a picture and mteb's "
+            "results."
         }
     )
     data: str | None = field(
@@ -74,6 +68,14 @@ class EvaluateOptions:
             "through mteb, where it changes no score)."
         },
     )
+    time_queries: int = field(
+        default=3,
+        metadata={
+            "help": "Suite dev: time this many queries of each set, all systems taking turns, documents encoded beforehand where a "
+            "model can; 0 times nothing. The same command again keeps the figures and times anew."
+        },
+    )
+    threads: int | None = field(default=None, metadata={"help": "Suite dev: threads of torch (default: as it is)."})
     max_length: int | None = field(default=None, metadata={"help": "Longest document or pair, in tokens."})
     batch_size: int = field(default=64, metadata={"help": "Pairs or texts computed at a time."})
     device: str | None = field(default=None, metadata={"help": "Where models compute; by default the best there is."})
@@ -94,8 +96,10 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         self.model = [resolve_model(name) for name in self.model]
-        for name in ("top_k", "batch_size"):
-            if getattr(self, name) < 1:
+        if self.time_queries < 0:
+            raise ValueError(f"time_queries: must be at least 0, got {self.time_queries}")
+        for name in ("top_k", "batch_size", "threads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if self.queries is not None and self.queries < 0:
             raise ValueError(f"queries: must be at least 1, or 0 for all, got {self.queries}")
@@ -115,7 +119,6 @@ def run_evaluate(options: EvaluateOptions) -> None:
     output = Path(options.output)
     if options.suite in SUITES:
         results = evaluate(options)
-        output.parent.mkdir(parents=True, exist_ok=True)
     else:
         results = evaluate_with_mteb(options)
         write_tables(results, output)
@@ -126,84 +129,3 @@ def run_evaluate(options: EvaluateOptions) -> None:
             print(format_stock(results["stock"]) + "\n")
     write_json(output, results)
     print(format_table(results))
-
-
-def evaluate(options: EvaluateOptions) -> dict[str, Any]:
-    """Measure every system on every set of the suite ``dev``.
-
-    What was measured before with the same model, codec, candidates and judgements is read from the cache.
-
-    Args:
-        options: The options.
-
-    Returns:
-        ``options``; ``sets``, with ``name``, ``group``, ``documents`` and ``queries``; ``systems``, with ``name``, ``sets`` (set -> metric
-        -> figure) and ``groups`` (group -> metric -> mean over its sets).
-
-    Raises:
-        FileNotFoundError: If a model or a set is missing.
-        ValueError: If a model or a set is bad, or a score is not finite.
-    """
-    cache = Path(options.cache or f"{options.output}.cache")
-    systems = list_systems(
-        options.model, options.codecs or ["fp16"], options.batch_size, options.device, options.max_length
-    )
-    suite = list(
-        load_suite(options.suite, Path(options.data or ""), cache, options.top_k, options.queries or None, options.seed)
-    )
-    figures: dict[str, dict[str, dict[str, float]]] = {}
-    with tqdm(total=len(systems) * len(suite), desc="Evaluation", unit="set", delay=2, leave=False) as progress:
-        for system in systems:  # one model in memory at a time
-            figures[system.name] = _measure(system, suite, cache, progress)
-    groups = list(dict.fromkeys(entry.group for entry in suite))
-    return {
-        "options": asdict(options),
-        "sets": [
-            {
-                "name": entry.collection.name,
-                "group": entry.group,
-                "documents": len(entry.collection.corpus),
-                "queries": len(entry.collection.qrels),
-            }
-            for entry in suite
-        ],
-        "systems": [
-            {
-                "name": system.name,
-                "sets": figures[system.name],
-                "groups": {group: _group_means(figures[system.name], suite, group) for group in groups},
-            }
-            for system in systems
-        ],
-    }
-
-
-def _measure(system: System, suite: list[CandidateSet], cache: Path, progress: tqdm) -> dict[str, dict[str, float]]:
-    """Set -> metric -> figure. The model is loaded with the first set that was not measured before."""
-    rerank = None
-    figures = {}
-    for entry in suite:
-        name = entry.collection.name
-        progress.set_postfix_str(f"{system.name}, {name}")
-        key = hashlib.sha256(f"{system.identity}/{entry.key}".encode()).hexdigest()
-        path = cache / "figures" / f"{name}-{key[:16]}.json"
-        kept = read_json(path) if path.is_file() else {}
-        if kept.get("key") != key:
-            rerank = rerank or system.load()
-            measured = evaluate_run(entry.collection.qrels, rerank(entry.collection, entry.candidates))
-            kept = {
-                "key": key,
-                "system": system.name,
-                "figures": dict(zip(METRICS, (measured.ndcg_at_10, measured.mrr_at_10, measured.recall), strict=True)),
-                "ndcg@10 per query": {query_id: one.ndcg_at_10 for query_id, one in measured.per_query.items()},
-            }
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, kept)
-        figures[name] = kept["figures"]
-        progress.update()
-    return figures
-
-
-def _group_means(figures: dict[str, dict[str, float]], suite: list[CandidateSet], group: str) -> dict[str, float]:
-    names = [entry.collection.name for entry in suite if entry.group == group]
-    return {metric: mean(figures[name][metric] for name in names) for metric in METRICS}

@@ -10,17 +10,19 @@ from typing import ClassVar
 
 from tqdm.auto import tqdm
 
-from mice_st.evaluation.mteb_suite import QUERY_METRICS, per_query_file
-from mice_st.evaluation.significance import Difference, compare_queries, holm
+from mice_st.evaluation.per_query import QUERY_METRICS, per_query_file
+from mice_st.evaluation.significance import Difference, compare_sets, holm
 from mice_st.evaluation.tables import format_markdown
 
 # System -> set -> query -> figure.
 Figures = dict[str, dict[str, dict[str, float]]]
+# Set -> what its figures are averaged with.
+Groups = dict[str, str]
 
 
 @dataclass
 class CompareOptions:
-    """Compare the systems of one or several evaluations, each pair on each set.
+    """Compare the systems of one or several evaluations, each pair on each set and on the mean of each group of sets.
 
     Raises:
         ValueError: If the metric is unknown.
@@ -61,17 +63,17 @@ def run_compare(options: CompareOptions) -> None:
 
 
 def compare(options: CompareOptions) -> list[tuple[str, str, str, int, float, int, int, float, float]]:
-    """Test every pair of systems on every set that both were measured on.
+    """Test every pair of systems on every set that both were measured on, and on the mean of every group of which both have all sets.
 
     Returns:
-        Rows as ``HEADER`` names them; ``difference`` is ``system`` minus ``against``.
+        Rows as ``HEADER`` names them; ``difference`` is ``system`` minus ``against``. The means stand last.
 
     Raises:
         FileNotFoundError: If there is no file of per-query figures.
         ValueError: If a file is bad, two of them hold other figures for the same system and set, there is no pair to compare, the
             baseline is unknown, or two systems were measured on other queries.
     """
-    figures = read_figures([Path(name) for name in options.results], options.metric)
+    figures, groups = read_figures([Path(name) for name in options.results], options.metric)
     if options.baseline is not None and options.baseline not in figures:
         raise ValueError(f"baseline: there is no {options.baseline!r}; there are {', '.join(figures)}")
     pairs = [
@@ -79,17 +81,23 @@ def compare(options: CompareOptions) -> list[tuple[str, str, str, int, float, in
         for first, second in combinations(figures, 2)
         if options.baseline in (None, first, second)
     ]
+    members = {group: [name for name in groups if groups[name] == group] for group in dict.fromkeys(groups.values())}
+    wanted = [(name, [name]) for name in sorted(groups)]
+    wanted += [(f"mean {group}", names) for group, names in members.items() if len(names) > 1]
     tested: list[tuple[str, str, str, Difference]] = []
-    for first, second in tqdm(pairs, desc="Comparing", unit="pair", delay=2, leave=False):
-        for name in figures[first].keys() & figures[second].keys():
-            try:
-                found = compare_queries(figures[first][name], figures[second][name], options.seed)
-            except ValueError as error:
-                raise ValueError(f"{first} and {second} on {name}: {error}") from error
-            tested.append((name, second, first, found))
+    with tqdm(total=len(wanted) * len(pairs), desc="Comparing", unit="test", delay=2, leave=False) as progress:
+        for title, names in wanted:
+            for first, second in pairs:
+                progress.update()
+                if not all(name in figures[first] and name in figures[second] for name in names):
+                    continue
+                one, other = ([figures[system][name] for name in names] for system in (first, second))
+                try:
+                    tested.append((title, second, first, compare_sets(one, other, options.seed)))
+                except ValueError as error:
+                    raise ValueError(f"{first} and {second} on {title}: {error}") from error
     if not tested:
         raise ValueError("there are no two systems that were measured on the same set")
-    tested.sort(key=lambda row: row[0])  # stable: pairs stay in their order
     flipped, t_tests = (
         holm([row[3].randomisation for row in tested]),
         holm([row[3].t_test for row in tested]),
@@ -100,28 +108,34 @@ def compare(options: CompareOptions) -> list[tuple[str, str, str, int, float, in
     ]
 
 
-def read_figures(paths: list[Path], metric: str) -> Figures:
+def read_figures(paths: list[Path], metric: str) -> tuple[Figures, Groups]:
     """Read the per-query figures of several evaluations.
 
     Args:
         paths: JSON files of ``mice-st evaluate``, or their files of per-query figures.
         metric: One of ``QUERY_METRICS``.
 
+    Returns:
+        The figures, and the group of each set.
+
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If a line is bad or contradicts another file; names file and line.
     """
     figures: Figures = {}
+    groups: Groups = {}
     for path in paths:
         file = path if path.suffix == ".csv" else per_query_file(path)
         if not file.is_file():
-            raise FileNotFoundError(f"{path}: there is no {file.name} beside it, the figures of every query")
+            raise FileNotFoundError(
+                f"{path}: there is no {file.name} beside it, the figures of every query; evaluate again"
+            )
         with file.open(encoding="utf-8", newline="") as lines:
             for number, row in enumerate(csv.DictReader(lines), start=2):
                 try:
                     figure = float(row[metric])
                     kept = figures.setdefault(row["system"], {}).setdefault(row["set"], {})
-                    query_id = row["query"]
+                    query_id, group = row["query"], groups.setdefault(row["set"], row["group"])
                 except (KeyError, TypeError, ValueError) as error:
                     raise ValueError(f"{file}, line {number}: not a line of per-query figures ({error!r})") from error
                 if kept.setdefault(query_id, figure) != figure:
@@ -129,4 +143,8 @@ def read_figures(paths: list[Path], metric: str) -> Figures:
                         f"{file}, line {number}: another file has {kept[query_id]} for query {query_id!r} of "
                         f"{row['system']} on {row['set']}, not {figure}"
                     )
-    return figures
+                if group != row["group"]:
+                    raise ValueError(
+                        f"{file}, line {number}: {row['set']} is in the groups {group!r} and {row['group']!r}"
+                    )
+    return figures, groups

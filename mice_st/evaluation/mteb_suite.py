@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from dataclasses import asdict
@@ -17,14 +16,13 @@ from mice_st.evaluation.mteb_candidates import TaskCandidates, find_candidates
 from mice_st.evaluation.mteb_model import import_mteb, load_for_mteb, model_revision
 from mice_st.evaluation.mteb_run import FixedRun, TaskMeasurement, main_score, measure, to_task_result
 from mice_st.evaluation.mteb_tasks import SuiteTask, load_tasks
+from mice_st.evaluation.per_query import QUERY_METRICS, query_figures, write_per_query
 from mice_st.evaluation.systems import BM25_NAME, System, list_systems
 from mice_st.hub_folder import read_json, write_json
 
 if TYPE_CHECKING:
     from mice_st.evaluation.command import EvaluateOptions
 
-# Figures of a query, in the order of the per-query file.
-QUERY_METRICS = ("ndcg@10", "mrr@10", "map", "recall", "ceiling")
 # What the results in one folder have to have in common.
 SETTING = ("first_stage", "top_k", "queries", "seed")
 
@@ -49,7 +47,7 @@ def evaluate_with_mteb(options: EvaluateOptions) -> dict[str, Any]:
     output = Path(options.output)
     cache = Path(options.cache or f"{options.output}.cache")
     codecs = options.codecs or ["fp32"]
-    systems = list_systems(options.model, codecs, options.batch_size, options.device, options.max_length)
+    systems = list_systems(options.model, codecs, options.device, options.max_length)
     tree = output.with_suffix(".mteb")
     _refuse_other_setting(tree / "setting.json", {name: getattr(options, name) for name in SETTING})
     sets: list[dict[str, Any]] = []
@@ -68,7 +66,7 @@ def evaluate_with_mteb(options: EvaluateOptions) -> dict[str, Any]:
                 for query_id, figures in kept["per_query"].items()
             ]
         sets.append(_describe(entry, candidates, first))
-    _write_per_query(output, per_query)
+    write_per_query(output, per_query)
     return {
         "options": asdict(options),
         "sets": sets,
@@ -77,11 +75,6 @@ def evaluate_with_mteb(options: EvaluateOptions) -> dict[str, Any]:
             for system in systems
         ],
     }
-
-
-def per_query_file(output: Path) -> Path:
-    """Where the figures of every query lie, beside the JSON file of an evaluation."""
-    return output.with_suffix(".per_query.csv")
 
 
 def _measure(
@@ -103,7 +96,10 @@ def _measure(
         "key": key,
         "meta": meta.to_dict() | {"loader": None},
         "figures": _figures(entry, measured) | {"seconds": perf_counter() - start},
-        "per_query": {query_id: _query_figures(measured, query_id) for query_id in measured.figures.per_query},
+        "per_query": {
+            query_id: query_figures(one, measured.ceiling.per_query[query_id].ndcg_at_10)
+            for query_id, one in measured.figures.per_query.items()
+        },
         "result": measured.result,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,13 +128,6 @@ def _figures(entry: SuiteTask, measured: TaskMeasurement) -> dict[str, float]:
         "ceiling": measured.ceiling.ndcg_at_10,
         "main_score": main_score(entry, measured.result),
     }
-
-
-def _query_figures(measured: TaskMeasurement, query_id: str) -> list[float]:
-    """In the order of ``QUERY_METRICS``."""
-    query = measured.figures.per_query[query_id]
-    ceiling = measured.ceiling.per_query[query_id].ndcg_at_10
-    return [query.ndcg_at_10, query.reciprocal_rank_at_10, query.average_precision, query.recall, ceiling]
 
 
 def _describe(entry: SuiteTask, candidates: TaskCandidates, kept: dict[str, Any]) -> dict[str, Any]:
@@ -170,14 +159,6 @@ def _write_result(tree: Path, kept: dict[str, Any]) -> None:
     mteb = import_mteb()
     meta = mteb.models.ModelMeta.model_validate({key: kept["meta"][key] for key in mteb.models.ModelMeta.model_fields})
     mteb.ResultCache(tree).save_to_cache(to_task_result(kept["result"]), meta)
-
-
-def _write_per_query(output: Path, rows: list[list[Any]]) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with per_query_file(output).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["system", "group", "set", "query", *QUERY_METRICS])
-        writer.writerows(rows)
 
 
 def _refuse_other_setting(file: Path, setting: dict[str, Any]) -> None:

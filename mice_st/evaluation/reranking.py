@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from mice_st.collection import Collection
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.evaluation.metrics import RunMetrics, evaluate_run
-from mice_st.evaluation.vectors import DOCUMENTS_AT_ONCE, rerank_with_vectors
+from mice_st.evaluation.vectors import DOCUMENTS_AT_ONCE, encode_vectors, rank_by_vectors
 from mice_st.first_stage import Run
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.memory import MemoryStates
@@ -69,7 +69,7 @@ class RerankingEvaluator(BaseEvaluator):
         self.codec = codec
         self.show_progress_bar = show_progress_bar
         self.primary_metric = f"{name}_ndcg@10"
-        self._states = MemoryStates(codec)
+        self._states: Mapping[str, Any] = {}
         self._made_by: Fingerprint | None = None
 
     def __call__(
@@ -106,53 +106,111 @@ class RerankingEvaluator(BaseEvaluator):
         Returns:
             Query id -> document id -> score, best first.
         """
-        if not isinstance(model, CrossEncoder):
-            return rerank_with_vectors(model, self.batch_size, self.collection, self.candidates)
-        states = self._encode(model) if isinstance(model, MiceCrossEncoder) else MemoryStates(self.codec)
-        run: Run = {}
-        query_ids = list(self.candidates)
-        progress = self._progress(len(query_ids), "Re-ranking", "query")
-        with progress:
-            for start in range(0, len(query_ids), QUERIES_AT_ONCE):
-                chunk = query_ids[start : start + QUERIES_AT_ONCE]
-                pairs: list[Any] = [
-                    (self.collection.queries[query_id], states.get(item) or self.collection.corpus[item])
-                    for query_id in chunk
-                    for item in self.candidates[query_id]
-                ]
-                scores = model.predict(pairs, batch_size=self.batch_size, show_progress_bar=False) if pairs else []
-                remaining = iter(scores)
-                for query_id in chunk:
-                    scored = {item: float(next(remaining)) for item in self.candidates[query_id]}
-                    run[query_id] = dict(sorted(scored.items(), key=lambda item: -item[1]))
-                progress.update(len(chunk))
-        return run
+        shared = (self.collection, self.candidates)
+        return rank_candidates(model, *shared, self._encode(model), self.batch_size, self.show_progress_bar)
 
-    def _encode(self, model: MiceCrossEncoder) -> MemoryStates:
-        """Document id -> states, on the CPU."""
+    def _encode(self, model: Reranker) -> Mapping[str, Any]:
+        """Document id -> what stands for it; kept for the next call where that is wanted."""
+        if not (self.keep_states and isinstance(model, MiceCrossEncoder)):
+            return self._encode_anew(model)
         wanted = {item for documents in self.candidates.values() for item in documents}
-        made_by = fingerprint_of(model, self.codec) if self.keep_states else None
-        if made_by is not None and made_by == self._made_by and wanted == self._states.keys():
-            return self._states
-        order = sorted(wanted, key=lambda item: (len(self.collection.corpus[item]), item))
-        states = MemoryStates(self.codec)
-        with self._progress(len(order), "Encoding documents", "document") as progress:
-            for start in range(0, len(order), DOCUMENTS_AT_ONCE):
-                chunk = order[start : start + DOCUMENTS_AT_ONCE]
-                texts = [self.collection.corpus[item] for item in chunk]
-                for item, document in zip(chunk, model.encode_documents(texts, show_progress_bar=False), strict=True):
-                    states.put(item, document)
-                progress.update(len(chunk))
-        if self.keep_states:
-            self._states, self._made_by = states, made_by
-        return states
+        made_by = fingerprint_of(model, self.codec)
+        if made_by != self._made_by or wanted != self._states.keys():
+            self._states, self._made_by = self._encode_anew(model), made_by
+        return self._states
 
-    def _progress(self, total: int, description: str, unit: str) -> tqdm:
-        return tqdm(
-            total=total,
-            desc=description,
-            unit=unit,
-            leave=False,
-            delay=0 if self.show_progress_bar else 2,
-            disable=self.show_progress_bar is False,
-        )
+    def _encode_anew(self, model: Reranker) -> Mapping[str, Any]:
+        shared = (self.collection, self.candidates)
+        return encode_candidates(model, *shared, [self.codec], self.batch_size, self.show_progress_bar)[self.codec]
+
+
+def encode_candidates(
+    model: Reranker,
+    collection: Collection,
+    candidates: Mapping[str, Iterable[str]],
+    codecs: Sequence[str],
+    batch_size: int = 64,
+    show_progress_bar: bool | None = None,
+) -> dict[str, Mapping[str, Any]]:
+    """Encode each candidate once, as far as the model can without a query.
+
+    Args:
+        model: The model.
+        collection: Texts.
+        candidates: Query id -> document ids, or a run.
+        codecs: How MICE's states are kept; all of them are made of one encoding.
+        batch_size: Texts encoded at a time by bi-encoders and ColBERT.
+        show_progress_bar: None shows one where the work takes over two seconds.
+
+    Returns:
+        Codec -> document id -> states on the CPU, or vectors, which are the same under every codec; nothing for a plain cross-encoder.
+    """
+    if not isinstance(model, CrossEncoder):
+        return dict.fromkeys(codecs, encode_vectors(model, batch_size, collection, candidates))
+    encoded = {codec: MemoryStates(codec) for codec in codecs}
+    if not isinstance(model, MiceCrossEncoder):
+        return dict(encoded)
+    wanted = {item for documents in candidates.values() for item in documents}
+    order = sorted(wanted, key=lambda item: (len(collection.corpus[item]), item))
+    with _progress(len(order), "Encoding documents", "document", show_progress_bar) as progress:
+        for start in range(0, len(order), DOCUMENTS_AT_ONCE):
+            chunk = order[start : start + DOCUMENTS_AT_ONCE]
+            texts = [collection.corpus[item] for item in chunk]
+            for item, document in zip(chunk, model.encode_documents(texts, show_progress_bar=False), strict=True):
+                for states in encoded.values():
+                    states.put(item, document)
+            progress.update(len(chunk))
+    return dict(encoded)
+
+
+def rank_candidates(
+    model: Reranker,
+    collection: Collection,
+    candidates: Mapping[str, Iterable[str]],
+    encoded: Mapping[str, Any],
+    batch_size: int = 64,
+    show_progress_bar: bool | None = None,
+) -> Run:
+    """Score candidates, from what ``encode_candidates`` has made of them.
+
+    Args:
+        model: The model.
+        collection: Texts.
+        candidates: Query id -> document ids, or a run.
+        encoded: Document id -> its states or vectors.
+        batch_size: Pairs scored, or queries encoded, at a time.
+        show_progress_bar: None shows one where the work takes over two seconds.
+
+    Returns:
+        Query id -> document id -> score, best first.
+    """
+    if not isinstance(model, CrossEncoder):
+        return rank_by_vectors(model, batch_size, collection, candidates, encoded)
+    run: Run = {}
+    query_ids = list(candidates)
+    with _progress(len(query_ids), "Re-ranking", "query", show_progress_bar) as progress:
+        for start in range(0, len(query_ids), QUERIES_AT_ONCE):
+            chunk = query_ids[start : start + QUERIES_AT_ONCE]
+            pairs: list[Any] = [
+                (collection.queries[query_id], encoded.get(item) or collection.corpus[item])
+                for query_id in chunk
+                for item in candidates[query_id]
+            ]
+            scores = model.predict(pairs, batch_size=batch_size, show_progress_bar=False) if pairs else []
+            remaining = iter(scores)
+            for query_id in chunk:
+                scored = {item: float(next(remaining)) for item in candidates[query_id]}
+                run[query_id] = dict(sorted(scored.items(), key=lambda item: -item[1]))
+            progress.update(len(chunk))
+    return run
+
+
+def _progress(total: int, description: str, unit: str, show_progress_bar: bool | None) -> tqdm:
+    return tqdm(
+        total=total,
+        desc=description,
+        unit=unit,
+        leave=False,
+        delay=0 if show_progress_bar else 2,
+        disable=show_progress_bar is False,
+    )

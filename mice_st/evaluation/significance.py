@@ -33,45 +33,68 @@ class Difference:
 
 
 def compare_queries(first: Mapping[str, float], second: Mapping[str, float], seed: int = 0) -> Difference:
-    """Test two systems query by query.
+    """Test two systems query by query on one set; see ``compare_sets``."""
+    return compare_sets([first], [second], seed)
+
+
+def compare_sets(
+    first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]], seed: int = 0
+) -> Difference:
+    """Test two systems query by query; what is tested is the mean over the sets of each set's mean difference.
 
     The randomisation test flips the signs of the differences: all flips of up to 14 queries, 20,000 drawn ones of more, so that the
-    smallest p value is 1e-4. Two systems that agree on every query get p values of 1.
+    smallest p value is 1e-4. The t-test adds up the variances of the sets, with Welch's degrees of freedom; on one set it is the paired
+    t-test. Two systems that agree on every query get p values of 1.
 
     Args:
-        first: Query id -> figure.
-        second: Query id -> figure of the other system.
+        first: For each set, query id -> figure.
+        second: The same of the other system.
         seed: Of the drawing.
 
     Raises:
         ImportError: If scipy is not installed; the message names the extra.
-        ValueError: If the queries are not the same, or there are fewer than two.
+        ValueError: If the queries are not the same, or a set has fewer than two.
     """
     stats = _import_stats()
+    differences = [_differences(one, other) for one, other in zip(first, second, strict=True)]
+    total = sum(map(len, differences))
+    # Scaled so that the mean over all queries is the mean of the sets' means.
+    scaled = np.concatenate([values * (total / (len(differences) * len(values))) for values in differences])
+    p_values = (1.0, 1.0)
+    if scaled.any():
+        flipped = stats.permutation_test(
+            (scaled,),
+            lambda values, axis: values.mean(axis=axis),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            batch=max(1, 2_000_000 // total),
+            rng=np.random.default_rng(seed),
+        )
+        p_values = (float(flipped.pvalue), _t_test(stats, differences))
+    better, worse = int((scaled > 0).sum()), int((scaled < 0).sum())
+    return Difference(float(scaled.mean()), total, better, worse, *p_values)
+
+
+def _differences(first: Mapping[str, float], second: Mapping[str, float]) -> np.ndarray:
     if first.keys() != second.keys():
         apart = sorted(first.keys() ^ second.keys())
         raise ValueError(f"{len(apart)} queries are only in one of the two; the first: {apart[0]!r}")
     if len(first) < 2:
         raise ValueError(f"a test needs two queries at least; there are {len(first)}")
-    differences = np.array([second[query_id] - first[query_id] for query_id in first])
-    p_values = (1.0, 1.0)
-    if differences.any():
-        flipped = stats.permutation_test(
-            (differences,),
-            lambda values, axis: values.mean(axis=axis),
-            permutation_type="samples",
-            vectorized=True,
-            n_resamples=RESAMPLES,
-            batch=max(1, 2_000_000 // len(differences)),
-            rng=np.random.default_rng(seed),
-        )
-        constant = np.ptp(differences) < 1e-12  # no variance: the t statistic is infinite
-        p_values = (
-            float(flipped.pvalue),
-            0.0 if constant else float(stats.ttest_1samp(differences, 0.0).pvalue),
-        )
-    better, worse = int((differences > 0).sum()), int((differences < 0).sum())
-    return Difference(float(differences.mean()), len(differences), better, worse, *p_values)
+    return np.array([second[query_id] - first[query_id] for query_id in first])
+
+
+def _t_test(stats: Any, differences: Sequence[np.ndarray]) -> float:
+    """Two-sided p value of the mean over the sets of the sets' means being 0."""
+    if all(np.ptp(values) < 1e-12 for values in differences):
+        return 0.0  # no variance: the t statistic is infinite
+    parts = np.array([values.var(ddof=1) / len(values) for values in differences]) / len(differences) ** 2
+    freedom = parts.sum() ** 2 / sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, differences, strict=True)
+    )
+    mean = np.mean([values.mean() for values in differences])
+    return float(2 * stats.t.sf(abs(mean) / np.sqrt(parts.sum()), freedom))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

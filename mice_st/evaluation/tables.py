@@ -11,12 +11,21 @@ from pathlib import Path
 from typing import Any
 
 MAIN_METRIC = "ndcg@10"
+# What a system costs, and the title of its column.
+COSTS = {"ms_per_query": "ms per query", "bytes_per_token": "bytes per token"}
 
 
 def format_table(results: dict[str, Any]) -> str:
-    """nDCG@10 of every system as a Markdown table."""
+    """NDCG@10 of every system as a Markdown table, and what each one costs where that was measured."""
     header, rows = _rows(results, MAIN_METRIC)
-    return format_markdown(header, [[name, *(f"{figure:.4f}" for figure in figures)] for name, figures in rows])
+    cells = [[name, *(f"{figure:.4f}" for figure in figures)] for name, figures in rows]
+    for cost, title in COSTS.items():
+        if any(cost in system for system in results["systems"]):
+            header.append(title)
+            for system, line in zip(results["systems"], cells, strict=True):
+                value = system.get(cost)
+                line.append("" if value is None else f"{value:.0f}" if value >= 100 else f"{value:#.3g}")
+    return format_markdown(header, cells)
 
 
 def format_sets(results: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,10 +16,10 @@ DOCUMENTS_AT_ONCE = 1024
 
 
 @torch.inference_mode()
-def rerank_with_vectors(
-    model: Any, batch_size: int, collection: Collection, candidates: Mapping[str, Sequence[str]]
-) -> Run:
-    """Order candidates by a bi-encoder's or ColBERT's own similarity, each document encoded once.
+def encode_vectors(
+    model: Any, batch_size: int, collection: Collection, candidates: Mapping[str, Iterable[str]]
+) -> dict[str, torch.Tensor]:
+    """Encode each candidate once.
 
     Args:
         model: A ``SentenceTransformer`` or a ``MultiVectorEncoder``.
@@ -28,23 +28,44 @@ def rerank_with_vectors(
         candidates: Query id -> document ids, or a run.
 
     Returns:
-        Query id -> document id -> score, best first.
+        Document id -> its vector ``(width,)``, or those of its tokens ``(tokens, width)``, on the model's device.
     """
     wanted = sorted({item for items in candidates.values() for item in items})
     # Like lengths together, in slices: the bar moves, and batches are hardly padded.
     wanted.sort(key=lambda item: len(collection.corpus[item]))
-    encode: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False}
-    if isinstance(model, SentenceTransformer):
-        encode["convert_to_tensor"] = True  # ColBERT gives a list of tensors by itself
     vectors: dict[str, torch.Tensor] = {}
     with tqdm(total=len(wanted), desc="Encoding documents", unit="document", delay=2, leave=False) as progress:
         for start in range(0, len(wanted), DOCUMENTS_AT_ONCE):
             chunk = wanted[start : start + DOCUMENTS_AT_ONCE]
-            encoded = model.encode_document([collection.corpus[item] for item in chunk], **encode)
-            vectors |= zip(chunk, encoded, strict=True)
+            texts = [collection.corpus[item] for item in chunk]
+            vectors |= zip(chunk, model.encode_document(texts, **_settings(model, batch_size)), strict=True)
             progress.update(len(chunk))
+    return vectors
+
+
+@torch.inference_mode()
+def rank_by_vectors(
+    model: Any,
+    batch_size: int,
+    collection: Collection,
+    candidates: Mapping[str, Iterable[str]],
+    vectors: Mapping[str, torch.Tensor],
+) -> Run:
+    """Order candidates by the model's own similarity.
+
+    Args:
+        model: As for ``encode_vectors``, like the next three.
+        batch_size: Texts encoded at a time.
+        collection: Texts.
+        candidates: Query id -> document ids, or a run.
+        vectors: What ``encode_vectors`` gave.
+
+    Returns:
+        Query id -> document id -> score, best first.
+    """
     query_ids = [query_id for query_id, items in candidates.items() if items]
-    queries = model.encode_query([collection.queries[query_id] for query_id in query_ids], **encode)
+    texts = [collection.queries[query_id] for query_id in query_ids]
+    queries = model.encode_query(texts, **_settings(model, batch_size)) if texts else []
     run: Run = {query_id: {} for query_id in candidates}
     for query_id, query in zip(query_ids, tqdm(queries, "Re-ranking", unit="query", delay=2, leave=False), strict=True):
         documents = [vectors[item] for item in candidates[query_id]]
@@ -53,3 +74,10 @@ def rerank_with_vectors(
         scored = dict(zip(candidates[query_id], scores, strict=True))
         run[query_id] = dict(sorted(scored.items(), key=lambda item: -item[1]))
     return run
+
+
+def _settings(model: Any, batch_size: int) -> dict[str, Any]:
+    settings: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False}
+    if isinstance(model, SentenceTransformer):
+        settings["convert_to_tensor"] = True  # ColBERT gives a list of tensors by itself
+    return settings

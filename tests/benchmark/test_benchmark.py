@@ -16,8 +16,9 @@ from mice_st.benchmark.plan import SYSTEMS, BenchOptions, blocks
 from mice_st.benchmark.runner import largest_difference, run_benchmark
 from mice_st.benchmark.systems import MICE_SYSTEMS, Case, Ranking, Skipped, score_obviously, states_of, to_ranking
 from mice_st.benchmark.targets import compute_targets
-from mice_st.benchmark.timing import interleave, use_threads
+from mice_st.benchmark.timing import interleave
 from mice_st.benchmark.workloads import Words, document_lengths
+from mice_st.evaluation.cost import use_threads
 
 TINY = ModelSize(width=32, inner=64, heads=4, layers=2, below=1, above=2, narrow=16, matrix=64)
 RATIOS = ["stored fp16", "stored keys", "nothing stored", "narrow fp16", "store read", "interaction layers"]

@@ -1,5 +1,6 @@
 """``mice-st evaluate``: figures against an obvious path, what is kept, and what is never read again."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTran
 from mice_st import MiceCrossEncoder, cli
 from mice_st.collection import Collection, write_beir
 from mice_st.evaluation import suites
-from mice_st.evaluation.command import EvaluateOptions, evaluate
+from mice_st.evaluation.command import EvaluateOptions
+from mice_st.evaluation.dev_suite import evaluate
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.suites import SuiteSet, cached_candidates, draw_queries
 from mice_st.evaluation.systems import list_systems
@@ -38,7 +40,12 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
     monkeypatch.setitem(suites.SUITES, "tiny", entries)
 
     def make(*models: str | Path, **fields: Any) -> EvaluateOptions:
-        defaults = {"data": str(tmp_path / "data"), "output": str(tmp_path / "out.json"), "suite": "tiny"}
+        defaults = {
+            "data": str(tmp_path / "data"),
+            "output": str(tmp_path / "out.json"),
+            "suite": "tiny",
+            "time_queries": 0,
+        }
         return EvaluateOptions([str(model) for model in models], **{**defaults, "top_k": 8, "device": "cpu", **fields})
 
     return make
@@ -115,12 +122,102 @@ def test_the_command_prints_one_row_for_each_system_and_codec(
     ]
     assert cli.main(["evaluate", *arguments, "--codecs", "fp32", "int4", "--queries", "0"]) == 0
     table = capsys.readouterr().out.strip().splitlines()
-    assert table[0] == "| system | first | second | mean a | third | mean b |"
+    assert table[0] == "| system | first | second | mean a | third | mean b | ms per query | bytes per token |"
+    # States are 32 wide: 4 bytes each, or half a byte each and a scale of 2.
+    assert [line.split(" | ")[-1].removesuffix(" |") for line in table[2:]] == ["", "128", "18.0"]
     names = ["bm25", f"{mice_folder.name}@fp32", f"{mice_folder.name}@int4"]
     assert [line.split(" | ")[0].removeprefix("| ") for line in table[2:]] == names
     results = json.loads(Path(made.output).read_text())
     assert table == format_table(results).splitlines()
     assert [entry["queries"] for entry in results["sets"]] == [6, 6, 6]
+
+
+def test_all_codecs_are_measured_from_one_encoding(
+    options: Options, mice_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = {
+        codec: evaluate(options(mice_folder, codecs=[codec], output=f"{options().output}.{codec}"))
+        for codec in ("fp16", "int4")
+    }
+    encoded: list[str] = []
+    encode = MiceCrossEncoder.encode_documents
+
+    def count(self: MiceCrossEncoder, documents: list[str], **rest: Any) -> Any:
+        encoded.extend(documents)
+        return encode(self, documents, **rest)
+
+    monkeypatch.setattr(MiceCrossEncoder, "encode_documents", count)
+    both = evaluate(options(mice_folder, codecs=["fp16", "int4"], cache=f"{options().output}.other"))
+    wanted = [made.corpus[item] for made in SETS.values() for item in candidates_of(made)]
+    assert sorted(encoded) == sorted(wanted)
+    assert [row["sets"] for row in both["systems"]] == [one["systems"][0]["sets"] for one in alone.values()]
+
+
+def candidates_of(made: Collection) -> set[str]:
+    return {item for items in BM25(made.corpus).search(made.queries, 8).values() for item in items}
+
+
+def test_what_a_system_costs(
+    options: Options, mice_folder: Path, cross_encoder_folder: Path, embedding_folder: Path, colbert_folder: Path
+) -> None:
+    folders = [mice_folder, cross_encoder_folder, embedding_folder, colbert_folder]
+    results = evaluate(options("bm25", *folders, codecs=["fp16", "int8"], time_queries=2, threads=1))
+    assert results["timing"]["threads"] == 1
+    assert results["timing"]["queries_per_set"] == 2
+    rows = {row["name"].removeprefix(mice_folder.name): row for row in results["systems"]}
+    assert rows["bm25"]["ms_per_query"] is None
+    assert all(row["ms_per_query"] > 0 for name, row in rows.items() if name != "bm25")
+    costs = {name: row["bytes_per_token"] for name, row in rows.items()}
+    assert costs["bm25"] is None
+    assert costs[cross_encoder_folder.name] is None
+    # 32 numbers of 2 bytes; 32 of one and a scale of 2; 128 of ColBERT's of 2 bytes.
+    assert (costs["@fp16"], costs["@int8"], costs[colbert_folder.name]) == (64, 34, 256)
+    # A vector of 32 numbers stands for all tokens of a document, which are 3 at least and 24 at most.
+    assert 64 / 24 <= costs[embedding_folder.name] <= 64 / 3
+    again = evaluate(options("bm25", *folders, codecs=["fp16", "int8"], time_queries=2))
+    assert [row["sets"] for row in again["systems"]] == [row["sets"] for row in results["systems"]]
+    assert [row["ms_per_query"] for row in again["systems"]] != [row["ms_per_query"] for row in results["systems"]]
+
+
+def test_the_figures_of_every_query_are_kept_and_compared(
+    options: Options, embedding_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = options("bm25", embedding_folder)
+    evaluate(made)
+    with (tmp_path / "out.per_query.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 3 * 6
+    for name, collection in SETS.items():
+        run = BM25(collection.corpus).search(collection.queries, 8)
+        measured = evaluate_run(collection.qrels, run).per_query
+        perfect = {query: {item: collection.qrels[query].get(item, 0) for item in run[query]} for query in run}
+        best = evaluate_run(collection.qrels, perfect).per_query
+        for row in rows:
+            if (row["system"], row["set"]) == ("bm25", name):
+                one = measured[row["query"]]
+                assert float(row["ndcg@10"]) == one.ndcg_at_10
+                assert float(row["mrr@10"]) == one.reciprocal_rank_at_10
+                assert float(row["ceiling"]) == best[row["query"]].ndcg_at_10
+    table = tmp_path / "table.csv"
+    assert cli.main(["compare", made.output, "--metric", "mrr@10", "--output", str(table)]) == 0
+    assert "mrr@10" in capsys.readouterr().out
+    with table.open(newline="") as file:
+        compared = {row["set"]: row for row in csv.DictReader(file)}
+    # Group b has one set only, which is its mean.
+    assert list(compared) == ["first", "second", "third", "mean a"]
+    both = (float(compared["first"]["difference"]) + float(compared["second"]["difference"])) / 2
+    assert float(compared["mean a"]["difference"]) == pytest.approx(both)
+
+
+def test_figures_kept_without_their_queries_are_measured_again(options: Options) -> None:
+    made = options("bm25")
+    before = evaluate(made)
+    for path in Path(f"{made.output}.cache").glob("figures/*.json"):
+        kept = json.loads(path.read_text())
+        kept["figures"]["ndcg@10"] = 2.0
+        del kept["per_query"]
+        path.write_text(json.dumps(kept))
+    assert evaluate(made) == before
 
 
 def test_a_killed_evaluation_measures_nothing_twice(
@@ -135,7 +232,7 @@ def test_a_killed_evaluation_measures_nothing_twice(
             raise KeyboardInterrupt
         return measure(qrels, run)
 
-    monkeypatch.setattr("mice_st.evaluation.command.evaluate_run", count)
+    monkeypatch.setattr("mice_st.evaluation.dev_suite.evaluate_run", count)
     with pytest.raises(KeyboardInterrupt):
         evaluate(options(mice_folder))
     resumed = evaluate(options(mice_folder))
@@ -218,6 +315,6 @@ def test_bad_input_is_one_line(
 
 def test_a_folder_without_a_model_and_an_unknown_kind_are_told_apart(tmp_path: Path, encoder_folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
-        list_systems([str(tmp_path)], ["fp16"], 8)
+        list_systems([str(tmp_path)], ["fp16"])
     with pytest.raises(ValueError, match="holds neither MICE"):
-        list_systems([str(encoder_folder)], ["fp16"], 8)
+        list_systems([str(encoder_folder)], ["fp16"])

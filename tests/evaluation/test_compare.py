@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mice_st import cli
-from mice_st.evaluation.mteb_suite import QUERY_METRICS
-from mice_st.evaluation.significance import compare_queries, holm
+from mice_st.evaluation.per_query import QUERY_METRICS
+from mice_st.evaluation.significance import compare_queries, compare_sets, holm
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -48,6 +48,24 @@ def test_p_values_of_many_queries() -> None:
     assert alike.randomisation > 0.2
     assert apart.randomisation < 2e-4
     assert compare_queries(by_query(list(first)), by_query(list(first))).randomisation == 1.0
+
+
+def test_a_mean_over_sets_counts_each_set_alike() -> None:
+    first = [[0.1, 0.5, 0.3, 0.9], [0.4, 0.2]]
+    second = [[0.4, 0.6, 0.9, 0.8], [0.5, 0.9]]
+    differences = [np.subtract(b, a) for a, b in zip(first, second, strict=True)]
+    found = compare_sets([by_query(list(one)) for one in first], [by_query(list(one)) for one in second])
+    mean = (differences[0].mean() + differences[1].mean()) / 2
+    assert found.mean == pytest.approx(mean)
+    assert (found.queries, found.better, found.worse) == (6, 5, 1)
+    flips = [
+        (np.dot(signs[:4], differences[0]) / 4 + np.dot(signs[4:], differences[1]) / 2) / 2
+        for signs in itertools.product((1, -1), repeat=6)
+    ]
+    assert found.randomisation == pytest.approx(sum(abs(flip) >= abs(mean) - 1e-12 for flip in flips) / len(flips))
+    # Welch's t-test of one sample against another that is mirrored: the same variances and degrees of freedom.
+    welch = stats.ttest_ind(differences[0], -differences[1], equal_var=False)
+    assert found.t_test == pytest.approx(welch.pvalue)
 
 
 def test_queries_have_to_be_the_same() -> None:
@@ -108,7 +126,10 @@ def test_the_command(write_figures: Callable[..., Path], tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent.json"], "absent.json: there is no absent.per_query.csv beside it"),
+        (
+            ["absent.json"],
+            "absent.json: there is no absent.per_query.csv beside it, the figures of every query; evaluate again",
+        ),
         (["--metric", "p@3"], "metric: there is no 'p@3'; there are ndcg@10"),
         (["--baseline", "x"], "baseline: there is no 'x'; there are bm25"),
         ([], "there are no two systems that were measured on the same set"),

@@ -15,7 +15,8 @@ from mice_st.collection import write_beir
 from mice_st.evaluation import mteb_stock
 from mice_st.evaluation.command import EvaluateOptions
 from mice_st.evaluation.metrics import evaluate_run
-from mice_st.evaluation.mteb_suite import evaluate_with_mteb, per_query_file
+from mice_st.evaluation.mteb_suite import evaluate_with_mteb
+from mice_st.evaluation.per_query import per_query_file
 from mice_st.evaluation.tables import format_latex, format_table, write_tables
 from mice_st.first_stage import BM25
 from tests.evaluation.made import make_collection
