@@ -6,6 +6,7 @@ most of both (WiSE-FT, arXiv 2109.01903), and the mean of several seeds is stead
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.modeling.modeling_mice import MiceConfig
 from mice_st.provenance import describe_source, write_provenance
 from mice_st.released import resolve_model
 
@@ -80,8 +82,9 @@ def merge_weights(models: Sequence[MiceCrossEncoder], weights: Sequence[float]) 
 
 
 def _choices(model: MiceCrossEncoder) -> dict[str, Any]:
-    """The config without where it was read from."""
-    return {name: value for name, value in model.mice.config.to_dict().items() if not name.startswith("_")}
+    """The config's own fields. transformers has more, and its trainer fills some of them in from the tokenizer."""
+    known = inspect.signature(MiceConfig).parameters
+    return {name: value for name, value in model.mice.config.to_dict().items() if name in known}
 
 
 def run_merge(options: MergeOptions) -> None:
