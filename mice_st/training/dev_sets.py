@@ -16,6 +16,9 @@ from mice_st.evaluation.suites import draw_queries
 from mice_st.first_stage import BM25
 from mice_st.training.recipe import TrainingRecipe
 
+# Not the seed of the run: the seeds of one recipe are compared by these queries, so all of them must be measured on the same.
+DRAWN_WITH = 0
+
 
 class DevSetsEvaluator(BaseEvaluator):
     """Means of nDCG@10 over groups of collections.
@@ -51,7 +54,7 @@ def build_evaluator(recipe: TrainingRecipe, dev: Collection | None = None) -> Ba
     """The evaluator of a recipe, or None without dev data.
 
     Args:
-        recipe: Its fields ``dev_data``, ``watch_data``, ``dev_split``, ``dev_queries``, ``dev_top_k`` and ``seed``.
+        recipe: Its fields ``dev_data``, ``watch_data``, ``dev_split``, ``dev_queries`` and ``dev_top_k``.
         dev: Takes the place of ``dev_data``.
 
     Raises:
@@ -59,7 +62,7 @@ def build_evaluator(recipe: TrainingRecipe, dev: Collection | None = None) -> Ba
         ValueError: If two collections have one name.
     """
     sources = {"dev": recipe.dev_data or [], "watched": recipe.watch_data or []}
-    choices = (recipe.dev_split, recipe.dev_queries, recipe.dev_top_k, recipe.seed, recipe.freeze_contextualization)
+    choices = (recipe.dev_split, recipe.dev_queries, recipe.dev_top_k, recipe.freeze_contextualization)
     groups = {group: [_load(source, *choices) for source in named] for group, named in sources.items()}
     if dev is not None:
         groups["dev"] = [_build(dev, *choices[1:])]
@@ -75,12 +78,12 @@ def build_evaluator(recipe: TrainingRecipe, dev: Collection | None = None) -> Ba
 
 
 @lru_cache(maxsize=32)  # the steps and seeds of a recipe measure on the same sets, one after the other
-def _load(source: str, split: str, queries: int | None, top_k: int, seed: int, keep_states: bool) -> RerankingEvaluator:
-    return _build(load_collection(source, split), queries, top_k, seed, keep_states)
+def _load(source: str, split: str, queries: int | None, top_k: int, keep_states: bool) -> RerankingEvaluator:
+    return _build(load_collection(source, split), queries, top_k, keep_states)
 
 
-def _build(collection: Collection, queries: int | None, top_k: int, seed: int, keep_states: bool) -> RerankingEvaluator:
+def _build(collection: Collection, queries: int | None, top_k: int, keep_states: bool) -> RerankingEvaluator:
     """Re-ranking of BM25's candidates for some of the queries."""
-    chosen = draw_queries(collection, queries, seed)
+    chosen = draw_queries(collection, queries, DRAWN_WITH)
     candidates = BM25(chosen.corpus).search(chosen.queries, top_k)
     return RerankingEvaluator(chosen, candidates, chosen.name, keep_states=keep_states)

@@ -58,7 +58,7 @@ class TrainingRecipe:
         metadata={"help": "Collections that are only measured, such as those of other domains; their mean is logged."},
     )
     dev_split: str = _flag("dev", "Split of a dev collection where its name gives none.")
-    dev_queries: int | None = _flag(None, "Use this many queries of each of them only, drawn with the seed.")
+    dev_queries: int | None = _flag(None, "Use this many queries of each of them only, the same whatever the seed.")
     dev_top_k: int = _flag(50, "Candidates of BM25 that are re-ranked for each query.")
 
     loss: Literal["auto", "margin_mse", "mse", "bce", "list_net", "lambda", "rank_net", "adr_mse", "mnrl"] = _flag(

@@ -17,6 +17,7 @@ from mice_st.first_stage import BM25
 from mice_st.states.errors import StoreMismatchError
 from mice_st.training import TrainingRecipe, TrainingResult, train
 from mice_st.training.checkpoints import is_complete, list_checkpoints
+from mice_st.training.dev_sets import build_evaluator
 from mice_st.training.reranker_trainer import RerankerTrainer
 from mice_st.training.schedule import Schedule
 from mice_st.training.throughput import Throughput
@@ -55,6 +56,16 @@ def test_several_dev_sets_are_logged_and_their_mean_decides(
     candidates = BM25(toy.corpus).search(toy.queries, 10)
     alone = RerankingEvaluator(toy, candidates).measure(MiceCrossEncoder(run.output, device="cpu"))[0]
     assert alone.ndcg_at_10 == pytest.approx(result.best_ndcg_at_10, abs=1e-9)
+
+
+def test_every_seed_is_measured_on_the_same_queries(recipe: Recipe, halves: list[str]) -> None:
+    drawn = set()
+    for seed in range(5):
+        evaluator = build_evaluator(recipe(dev_data=halves[:1], dev_queries=3, dev_top_k=10, seed=seed))
+        assert isinstance(evaluator, RerankingEvaluator)
+        drawn.add(frozenset(evaluator.candidates))
+    assert len(drawn) == 1
+    assert {len(queries) for queries in drawn} == {3}
 
 
 def test_two_dev_sets_of_one_name_are_refused(recipe: Recipe, halves: list[str]) -> None:
