@@ -294,7 +294,7 @@ def test_mice_mini_runs_from_one_end_to_the_other(tmp_path: Path, monkeypatch: p
             write_beir(Collection(name, corpus, queries, qrels), tmp_path / "data" / name, split)
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(EXAMPLES / "mice-mini.toml", "mice-mini.toml")
-    flags = ["--limit", "80", "--negatives", "3", "--batch_size", "2", "--max_length", "32", "--dev_queries", "3"]
+    flags = ["--limit", "80", "--negatives", "3", "--batch_size", "2", "--dev_queries", "3"]
     run_recipe("mice-mini.toml", [*flags, "--dev_top_k", "5", "--cpu", "--device", "cpu"])
     summary = json.loads(Path("runs/mice-mini/distilled/seeds.json").read_text())
     assert len(summary["seeds"]) == 3

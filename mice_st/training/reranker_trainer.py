@@ -146,7 +146,10 @@ class ExactTrainer(BaseTrainer):
             raise OSError(f"step {self.state.global_step}: {folder} could not be written: {error}; {last}") from error
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        # Not sentence-transformers' own: it pickles the arguments, and writes a model card each time.
+        # Not sentence-transformers' own: it pickles the arguments, and writes a model card each time. transformers calls this in every
+        # process, and two of them would write the same files.
+        if not self.args.should_save:
+            return
         self.model.save(output_dir or self.args.output_dir, create_model_card=False)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
