@@ -39,7 +39,8 @@ from mice_st.hub.files import RECIPE_FILE
 from mice_st.hub_folder import read_json, write_json
 from mice_st.training.checkpoints import is_complete, list_checkpoints, with_defaults
 
-STEP_COMMANDS = ("convert", "train", "mine", "label", "merge")
+MODEL_COMMANDS = ("convert", "train", "merge")  # their output is a model folder, which keeps the recipe that made it
+STEP_COMMANDS = (*MODEL_COMMANDS, "mine", "label")
 BACKBONE_NAME = "all-MiniLM-L6-v2"
 PLACEHOLDER = re.compile(r"\{([\w.-]+)\}")
 MARKERS = "steps"  # folder of one JSON file for each finished step
@@ -95,7 +96,7 @@ def run_recipe(path: str, flags: Sequence[str] = ()) -> None:
             marker.parent.mkdir(parents=True, exist_ok=True)
             write_json(marker, wanted)
             shutil.copyfile(path, output / RECIPE_FILE)
-            if step.command == "train":
+            if step.command in MODEL_COMMANDS:
                 shutil.copyfile(path, Path(step.options.output) / RECIPE_FILE)
         while not marker.is_file():  # the first process is still at it; where it fails, torchrun ends this one too
             time.sleep(0.2)

@@ -299,5 +299,6 @@ def test_mice_mini_runs_from_one_end_to_the_other(tmp_path: Path, monkeypatch: p
     summary = json.loads(Path("runs/mice-mini/distilled/seeds.json").read_text())
     assert len(summary["seeds"]) == 3
     assert {"dev_ndcg@10", "watched_ndcg@10"} <= set(summary["mean"])
+    assert Path("runs/mice-mini/mice-mini/recipe.toml").read_text() == (EXAMPLES / "mice-mini.toml").read_text()
     scores: Any = MiceCrossEncoder("runs/mice-mini/mice-mini", device="cpu").predict([("where", "here"), ("a", "b")])
     assert bool(torch.isfinite(torch.tensor(scores)).all())
