@@ -94,9 +94,8 @@ def principal_directions(model: MiceCrossEncoder, texts: Sequence[str], width: i
             padding=True,
             return_tensors="pt",
         ).to(mice.device)
-        states = mice.readable(
-            mice.backbone(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-        )
+        # As documents are encoded, whatever the options, but for the projection that is looked for.
+        states = mice.readable(mice._encode(batch["input_ids"], batch["attention_mask"], "document", None).states)
         rows = states[batch["attention_mask"].bool()].double().cpu()
         moments += rows.T @ rows
     _, directions = torch.linalg.eigh(moments)

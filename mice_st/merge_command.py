@@ -16,13 +16,12 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.modeling.modeling_mice import MiceConfig
 from mice_st.provenance import describe_source, write_provenance
 from mice_st.released import resolve_model
-
-WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass
@@ -94,7 +93,7 @@ def run_merge(options: MergeOptions) -> None:
     merged = models[0]
     merged.mice.load_state_dict(merge_weights(models, weights))
     merged.save(options.output)
-    path = Path(options.output) / WEIGHTS_FILE
+    path = Path(options.output) / SAFE_WEIGHTS_NAME
     if options.dtype == "float16":
         save_file(
             {name: _to_half(name, tensor) for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"}
