@@ -90,8 +90,8 @@ class MiceConfig(PretrainedConfig):
         lexical_bias: A learned scalar per head and interaction layer, added to the logit with which a query token reads a
             document token of the same id; special tokens excluded.
         match_residual: Adds a learned weight of every exactly matched query token to the score. Off is the paper.
-        max_sim_residual: Adds ``exp(s)`` times a weighted mean of the query tokens' greatest cosines with a document token
-            (MaxSim, as in ColBERT), each token id with a learned weight. Off is the paper.
+        max_sim_residual: Adds late interaction over the states: a weighted mean of the query tokens' greatest cosines with a
+            document token (MaxSim, as in ColBERT), and the mean of the document tokens' greatest cosines. Off is the paper.
         query_max_length: Longest query, in tokens, [CLS] and [SEP] included. Longer ones are cut.
         document_max_length: Longest document, in tokens, [CLS] and [SEP] included. Longer ones are cut.
         cls_token_id: Token id that starts a text. None takes the backbone's own; 101 for BERT and ELECTRA.

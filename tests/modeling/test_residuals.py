@@ -35,20 +35,34 @@ def encode(model: MiceForSequenceClassification, side: str, *texts: list[int]) -
         return (model.encode_queries if side == "query" else model.encode_documents)(ids, mask)
 
 
-def by_hand(model: MiceForSequenceClassification, ids: list[int], rows: Tensor, tokens: Tensor) -> float:
-    """``exp(s) * sum w * max cos / sum w`` over the tokens between [CLS] and [SEP]."""
+def by_hand(
+    model: MiceForSequenceClassification, ids: list[int], rows: Tensor, others: list[int], tokens: Tensor
+) -> float:
+    """The residual's formula, over the query's tokens between [CLS] and [SEP] and all of the document's."""
+    residual, own = model.max_sim_residual, range(1, len(ids) - 1)
+
+    def cosine(place: int, other: int) -> float:
+        return float(torch.dot(rows[place], tokens[other]) / (rows[place].norm() * tokens[other].norm()))
+
     total = weight = 0.0
-    for place in range(1, len(ids) - 1):
-        cosines = [torch.dot(rows[place], token) / (rows[place].norm() * token.norm()) for token in tokens]
-        here = math.exp(float(model.max_sim_residual.log_weights[ids[place]]))
-        total += here * float(max(cosines))
+    for place in own:
+        found = [
+            cosine(place, other) + (float(residual.match_bonus) if ids[place] == others[other] else 0.0)
+            for other in range(len(others))
+        ]
+        here = math.exp(float(residual.log_weights[ids[place]]))
+        total += here * max(found)
         weight += here
-    return math.exp(float(model.max_sim_residual.log_scale)) * total / weight
+    mean = sum(max(cosine(place, other) for place in own) for other in range(len(others))) / len(others)
+    return math.exp(float(residual.log_scale)) * (total / weight + float(residual.document_share) * mean)
 
 
 @torch.no_grad()
-def test_it_adds_the_weighted_greatest_cosines_whatever_the_padding() -> None:
+@pytest.mark.parametrize("bonus", [0.1, 1.5, -3.0])  # a small one, one that decides, one below any cosine
+def test_it_adds_the_greatest_cosines_of_both_sides_whatever_the_padding(bonus: float) -> None:
     model = build()
+    model.max_sim_residual.match_bonus.data.fill_(bonus)
+    model.max_sim_residual.document_share.data.fill_(-0.7)
     queries = encode(model, "query", [10, 11, 12], [20])
     documents = encode(model, "document", [30, 11], [40, 41, 42, 43, 44])
     with_it = model.score(queries, documents)
@@ -57,8 +71,10 @@ def test_it_adds_the_weighted_greatest_cosines_whatever_the_padding() -> None:
     model.max_sim_residual = residual
     for row in range(2):
         ids = queries.input_ids[row][queries.attention_mask[row]].tolist()
-        tokens = documents.states[row][documents.attention_mask[row]]
-        expected = by_hand(model, ids, queries.states[row], tokens)
+        mask = documents.attention_mask[row]
+        expected = by_hand(
+            model, ids, queries.states[row], documents.input_ids[row][mask].tolist(), documents.states[row][mask]
+        )
         assert float(with_it[row] - without[row]) == pytest.approx(expected, abs=1e-5)
 
 
@@ -81,4 +97,5 @@ def test_its_weights_learn() -> None:
     model.score(encode(model, "query", [10, 11]), encode(model, "document", [30, 11])).sum().backward()
     gradient = model.max_sim_residual.log_weights.grad
     assert set(gradient.nonzero().flatten().tolist()) == {10, 11}
-    assert model.max_sim_residual.log_scale.grad.abs() > 0
+    for name in ("log_scale", "match_bonus", "document_share"):
+        assert getattr(model.max_sim_residual, name).grad.abs() > 0, name
