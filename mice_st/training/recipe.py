@@ -94,7 +94,7 @@ class TrainingRecipe:
     stored_states_file: str | None = _flag(
         None, "Store of these states on disk, made where it is missing, for more documents than fit into memory."
     )
-    bf16: bool = _flag(False, "Train in mixed precision.")
+    bf16: bool = _flag(False, "Train, and encode documents to store, in mixed precision.")
     gradient_checkpointing: bool = _flag(False, "Trade time for memory.")
 
     seed: int = _flag(0, "Of sampling, order, fresh weights and dropout.")

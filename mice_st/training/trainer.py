@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from sentence_transformers import CrossEncoder, MultiVectorEncoder
 from transformers import set_seed
 
@@ -193,6 +194,7 @@ def _freeze(
         return {}
     texts = (text for row in rows for text in row.documents)
     codec = CODECS[recipe.stored_states_dtype]
-    if recipe.stored_states_file is None:
-        return encode_to_memory(model, texts, codec)
-    return encode_to_disk(model, texts, recipe.stored_states_file, codec)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=recipe.bf16):
+        if recipe.stored_states_file is None:
+            return encode_to_memory(model, texts, codec)
+        return encode_to_disk(model, texts, recipe.stored_states_file, codec)
