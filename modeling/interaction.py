@@ -94,6 +94,12 @@ def score_documents(model: Any, query: EncodedTexts, documents: Any, chunk_docum
     Raises:
         ValueError: If a score is not finite, or states are of another width; the message names the positions.
     """
+    query = query._replace(states=query.states.to(model.dtype))  # under autocast they may be in another
+    with torch.autocast(query.states.device.type, enabled=False):
+        return _score_documents(model, query, documents, chunk_documents)
+
+
+def _score_documents(model: Any, query: EncodedTexts, documents: Any, chunk_documents: int) -> Tensor:
     logits = torch.empty(len(documents), 1, device=query.states.device)
     if not len(documents):
         return logits.squeeze(-1)

@@ -56,6 +56,7 @@ class LabelOptions:
     shard_rows: int = field(default=64, metadata={"help": "Rows that are written together; a killed run loses those."})
     batch_size: int = field(default=64, metadata={"help": "Pairs or texts computed at a time."})
     max_length: int | None = field(default=None, metadata={"help": "Longest document or pair, in tokens."})
+    bf16: bool = field(default=False, metadata={"help": "Teachers compute in mixed precision."})
     device: str | None = field(default=None, metadata={"help": "Where teachers compute; by default the best there is."})
 
     def __post_init__(self) -> None:
@@ -150,6 +151,7 @@ def _claim(parts: Path, options: LabelOptions) -> None:
         "standardize": options.standardize,
         "shard_rows": options.shard_rows,
         "max_length": options.max_length,
+        "bf16": options.bf16,
     }
     description = parts / "job.json"
     if description.is_file():
@@ -238,7 +240,7 @@ def _label_in_worker(shard: Shard) -> None:
 
 
 def _load(options: LabelOptions, device: str | None) -> Teachers:
-    return Teachers(options.teacher, device, options.max_length, options.batch_size, options.standardize)
+    return Teachers(options.teacher, device, options.max_length, options.batch_size, options.standardize, options.bf16)
 
 
 def label_shard(teachers: Teachers, shard: Shard) -> None:

@@ -21,6 +21,7 @@ class Teachers:
         max_length: Longest document or pair, in tokens.
         batch_size: Pairs or texts computed at a time.
         standardize: Scores are made comparable for each query: mean 0, standard deviation 1. Always done with several teachers.
+        bf16: Whether they compute in mixed precision.
     """
 
     def __init__(
@@ -30,11 +31,13 @@ class Teachers:
         max_length: int | None = None,
         batch_size: int = 64,
         standardize: bool = False,
+        bf16: bool = False,
     ) -> None:
         self.names = list(names)
         self._models = [(model_kind(name), load_model(name, device, max_length)) for name in names]
         self._batch_size = batch_size
         self._standardize = standardize or len(names) > 1
+        self._bf16 = bf16
 
     def score(self, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
         """Score the documents of each query.
@@ -52,10 +55,9 @@ class Teachers:
         """
         by_teacher = []
         for name, (kind, model) in zip(self.names, self._models, strict=True):
-            if kind in ("mice", "cross_encoder"):
-                scored = self._score_pairs(model, queries, documents)
-            else:
-                scored = self._score_vectors(model, queries, documents)
+            score = self._score_pairs if kind in ("mice", "cross_encoder") else self._score_vectors
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=self._bf16):
+                scored = score(model, queries, documents)
             for query, texts, scores in zip(queries, documents, scored, strict=True):
                 for text, score in zip(texts, scores, strict=True):
                     if not math.isfinite(score):

@@ -160,6 +160,14 @@ def test_half_precision_states_are_computed_in_float32() -> None:
     )
 
 
+def test_mixed_precision_changes_no_score_of_states_that_are_there() -> None:
+    model = build(interaction_layers=2, max_sim_residual=True)
+    query, documents = query_of(model, 8), documents_of(model, [5, 30, 1])
+    expected = score_documents(model, query, documents)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(score_documents(model, query, documents), expected, rtol=0.0, atol=0.0)
+
+
 def test_absorbing_pays_below_the_measured_crossover_of_minilm() -> None:
     model = MiceConfig(interaction_layers=3)
     model.backbone_config.hidden_size, model.backbone_config.num_attention_heads = 384, 12

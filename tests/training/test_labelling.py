@@ -69,6 +69,22 @@ def test_a_row_keeps_its_fields_and_gets_the_teachers_raw_scores(
     assert not Path(f"{made.output}.parts").exists()
 
 
+@pytest.mark.parametrize("kind", ["cross_encoder_folder", "mice_folder", "embedding_folder"])
+def test_mixed_precision_gives_nearly_the_same_scores(
+    options: Callable[..., LabelOptions], kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    teacher = [str(request.getfixturevalue(kind))]
+    exact, rough = (
+        options(teacher=teacher, bf16=bf16, output=str(tmp_path / f"{bf16}.jsonl")) for bf16 in (False, True)
+    )
+    label(exact)
+    label(rough)
+    pairs = [(row["scores"], other["scores"]) for row, other in zip(read(exact), read(rough), strict=True)]
+    assert any(scores != others for scores, others in pairs)
+    for scores, others in pairs:
+        assert others == pytest.approx(scores, abs=0.05)
+
+
 def test_scores_of_several_teachers_are_standardised_per_query_and_averaged(
     options: Callable[..., LabelOptions], cross_encoder_folder: Path, embedding_folder: Path
 ) -> None:

@@ -363,7 +363,9 @@ def test_kept_states_are_encoded_anew_when_the_layers_below_have_changed(
 
 def test_bf16_encodes_the_stored_documents_in_mixed_precision_too(recipe: Recipe) -> None:
     first = [
-        losses(train(recipe(freeze_contextualization=True, bf16=bf16, output=recipe().output + str(bf16), max_steps=1)))[0]
+        losses(
+            train(recipe(freeze_contextualization=True, bf16=bf16, output=recipe().output + str(bf16), max_steps=1))
+        )[0]
         for bf16 in (False, True)
     ]
     assert first[0] == pytest.approx(first[1], rel=0.05)
