@@ -132,6 +132,13 @@ class ExactTrainer(BaseTrainer):
                 logs["seconds_left"] = left
         super().log(logs, *args, **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # transformers looks whether a run is over only after a step: resuming one that ended within an epoch would make one more.
+        if self.state.global_step >= self.state.max_steps or self.schedule.is_over_time:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         # transformers deletes an old checkpoint only after the new one is written: where that fails, the last good one is there.
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"

@@ -86,12 +86,14 @@ def test_a_killed_run_goes_on_to_the_same_weights(recipe: Recipe, toy_folder: Pa
     assert resumed.best_step == result.best_step
 
 
-def test_a_finished_run_is_resumed_to_itself(recipe: Recipe) -> None:
-    run = recipe(max_steps=3)
-    train(run)
+@pytest.mark.parametrize("limit", [{"max_steps": 3}, {"max_steps": 4}, {"max_steps": 5}, {"max_seconds": 0.5}], ids=str)
+def test_a_finished_run_is_resumed_to_itself(recipe: Recipe, limit: dict[str, Any]) -> None:
+    run = recipe(**limit)  # three steps are an epoch
+    first = train(run)
     before = weights(run.output)
-    again = train(recipe(max_steps=3, resume=True))
-    assert again.steps == 3
+    again = train(recipe(**limit, resume=True))
+    assert again.steps == first.steps == limit.get("max_steps", first.steps)
+    assert again.history == first.history
     for name, tensor in weights(run.output).items():
         assert torch.equal(tensor, before[name]), name
 
