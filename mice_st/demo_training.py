@@ -24,7 +24,6 @@ from mice_st.demo import (
     DemoOptions,
     check_hub_folder,
     describe_machine,
-    find_backbone,
     largest_difference,
     make_row,
 )
@@ -34,6 +33,7 @@ from mice_st.first_stage import BM25, Run
 from mice_st.hub_folder import write_json
 from mice_st.modeling.modeling_mice import DocumentStates
 from mice_st.python_docs import load_python_docs
+from mice_st.released import find_backbone
 from mice_st.training.recipe import TrainingRecipe
 from mice_st.training.trainer import train
 

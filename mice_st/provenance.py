@@ -14,6 +14,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from mice_st.hub_folder import read_json, sha256_of, write_json
+from mice_st.released import BACKBONE_NAME, is_backbone
 
 PROVENANCE_FILE = "training.json"
 PACKAGES = ("mice-st", "sentence-transformers", "transformers", "torch")
@@ -70,10 +71,12 @@ def describe_source(name: str) -> dict[str, Any]:
 
 
 def shorten_paths(value: Any) -> Any:
-    """Absolute paths without what they tell of the machine: below the working folder as they are from there, otherwise the last name."""
+    """Absolute paths without what they tell of the machine: below the working folder as they are from there, otherwise the last name; the backbone's is its own."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [shorten_paths(item) for item in value]
     if not isinstance(value, str) or not Path(value).is_absolute():
         return value
+    if is_backbone(value):
+        return BACKBONE_NAME
     path = Path(value)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name

@@ -17,7 +17,7 @@ A file without ``[[steps]]`` holds the fields of one ``TrainingRecipe``. Otherwi
     train_data = ["{data}/squad:train"]
 
 What stands above the steps holds for each of them that has such a flag. ``{name}`` is the output of an earlier step, which lies in the
-output folder under the step's name; ``{data}`` is the folder of the collections, ``{output}`` the output folder itself. ``all-MiniLM-L6-v2`` is the model in the installed wheel.
+output folder under the step's name; ``{data}`` is the folder of the collections, ``{output}`` the output folder itself.
 ``limit_share`` is the part of a ``--limit`` on the command line that a step gets.
 """
 
@@ -30,18 +30,15 @@ import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mice_st.demo import find_backbone
 from mice_st.hub.files import RECIPE_FILE
 from mice_st.hub_folder import read_json, write_json
 from mice_st.training.checkpoints import is_complete, list_checkpoints, with_defaults
 
 MODEL_COMMANDS = ("convert", "train", "merge")  # their output is a model folder, which keeps the recipe that made it
 STEP_COMMANDS = (*MODEL_COMMANDS, "mine", "label")
-BACKBONE_NAME = "all-MiniLM-L6-v2"
 PLACEHOLDER = re.compile(r"\{([\w.-]+)\}")
 MARKERS = "steps"  # folder of one JSON file for each finished step
 
@@ -187,15 +184,7 @@ def _words(value: Any) -> list[str]:
     """A value of TOML as the words of a flag."""
     if isinstance(value, list):
         return [word for item in value for word in _words(item)]
-    if value == BACKBONE_NAME:
-        return [_backbone()]
     return [str(value).lower() if isinstance(value, bool) else str(value)]
-
-
-@cache
-def _backbone() -> str:
-    """Its weights are hashed once."""
-    return str(find_backbone())
 
 
 def _fill(word: str, places: Mapping[str, str], where: str) -> str:

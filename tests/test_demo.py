@@ -14,7 +14,7 @@ from mice_st import demo_released
 from mice_st.cli import main
 from mice_st.collection import Collection, Document
 from mice_st.cross_encoder import MiceCrossEncoder
-from mice_st.demo import DemoOptions, find_backbone, run_demo
+from mice_st.demo import DemoOptions, run_demo
 from mice_st.demo_training import print_table
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.plots import plot_quality_and_time
@@ -46,12 +46,6 @@ TINY = Collection(
     },
     {name: {name: 1} for name in ("bridge", "split", "file", "cat")},
 )
-
-
-def test_find_backbone_refuses_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mice_st.demo.BACKBONE_SHA256", "0" * 64)
-    with pytest.raises(ValueError, match=r"model\.safetensors: SHA-256 53aa5117"):
-        find_backbone()
 
 
 def test_picture_is_a_png_of_readable_size(tmp_path: Path) -> None:

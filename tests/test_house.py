@@ -18,7 +18,7 @@ LAYERS: list[tuple[str, str]] = [
     ("collection python_docs first_stage collection_source", "collection python_docs first_stage collection_source"),
     ("states masking", "modeling collection python_docs first_stage"),
     ("hub_folder", "modeling"),
-    ("provenance", "hub_folder"),
+    ("provenance", "hub_folder released"),
     ("cross_encoder", "modeling collection python_docs first_stage states hub_folder"),
     ("model_loading", "below"),
     ("convert corpus_statistics", "below"),

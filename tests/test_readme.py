@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mice_st.demo import find_backbone
-from mice_st.released import DEFAULT_MODEL, HUB_CARDS
+from mice_st.released import DEFAULT_MODEL, HUB_CARDS, find_backbone
 from tests.markdown_page import commands, read_blocks
 
 ROOT = Path(__file__).parent.parent

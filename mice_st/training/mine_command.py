@@ -44,7 +44,10 @@ class MineOptions:
         default=50, metadata={"help": "They are drawn from so many best documents of each first stage."}
     )
     bi_encoder: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of a bi-encoder, a first stage beside BM25."}
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of a bi-encoder (or all-MiniLM-L6-v2 in its wheel), a first stage beside BM25."
+        },
     )
     teacher: str | None = field(
         default=None,
@@ -73,6 +76,8 @@ class MineOptions:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit: must be at least 1, got {self.limit}")
+        if self.bi_encoder is not None:
+            self.bi_encoder = resolve_model(self.bi_encoder)
         if self.teacher is not None:
             self.teacher = resolve_model(self.teacher)
         if self.queries == "pseudo" and self.teacher is not None:
