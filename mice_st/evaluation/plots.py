@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mice_st.evaluation.plot_labels import Label, place_labels
+
 OURS, BASELINE = "#c1440e", "#888888"
+# Marker and its size; codecs often reach the same in the same time, and then the larger marker is seen behind the smaller.
+CODEC_MARKERS = {"": ("o", 50), "fp32": ("D", 80), "fp16": ("o", 90), "int8": ("s", 42), "int4": ("^", 42)}
 
 
 def plot_quality_and_time(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -27,8 +31,11 @@ def plot_quality_and_time(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def plot_quality_and_cost(panels: Mapping[str, Sequence[dict[str, Any]]], cost: str, label: str, path: Path) -> None:
     """Quality against what it costs, on a logarithmic scale, a panel for each group of sets; MICE in colour, all others grey.
 
+    A model has one label, with the range of its codecs' figures, and one marker for each codec; no label covers another or a point.
+
     Args:
-        panels: Title -> dictionaries with ``system``, ``kind``, ``ndcg@10`` and the cost. A system without it is a dashed line at its height.
+        panels: Title -> dictionaries with ``system`` (``model@codec`` where there are several codecs), ``kind``, ``ndcg@10`` and the cost.
+            A system without it is a dashed line at its height.
         cost: Key of the cost, which is above 0.
         label: Of the horizontal axis.
         path: PNG file to write.
@@ -37,34 +44,67 @@ def plot_quality_and_cost(panels: Mapping[str, Sequence[dict[str, Any]]], cost: 
         ImportError: If matplotlib is not installed; the message names the extra.
     """
     figure = _make_figure((7 * len(panels), 4.5))
+    drawn = []
+    codecs: set[str] = set()
     for axes, (title, rows) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for row in rows:
-            text = f"{row['system']} {row['ndcg@10']:.3f}"
-            colour = OURS if row["kind"] == "mice" else BASELINE
-            if row.get(cost) is None:
-                axes.axhline(row["ndcg@10"], color=colour, linestyle="--", linewidth=1, zorder=1)
-                place, offset, side = (0.99, row["ndcg@10"]), (0, 3), "right"
-                where: Any = axes.get_yaxis_transform()
-            else:
-                axes.scatter(row[cost], row["ndcg@10"], s=70, color=colour, zorder=3)
-                place, offset, side, where = (row[cost], row["ndcg@10"]), (0, 9), "center", "data"
-            axes.annotate(
-                text,
-                place,
-                xycoords=where,
-                textcoords="offset points",
-                xytext=offset,
-                ha=side,
-                fontsize=8,
-                color=colour,
-            )
+        labels = []
+        for name, members in _by_model(rows, cost).items():
+            codecs |= members.keys() - {""}
+            labels.append(_draw_model(axes, name, members, cost))
+        drawn.append((axes, labels))
         axes.set_xscale("log")
         axes.margins(0.18)
         axes.grid(True, which="major", alpha=0.3)
         axes.set_xlabel(label)
         axes.set_ylabel("nDCG@10")
         axes.set_title(title)
+    if codecs:
+        _add_codec_legend(figure, codecs)
+    figure.draw_without_rendering()  # lays it out: labels find their places in pixels
+    for axes, labels in drawn:
+        place_labels(axes, labels)
     figure.savefig(path, dpi=150)
+
+
+def _by_model(rows: Sequence[dict[str, Any]], cost: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Name of a model -> codec -> its row. What has no codec in its name, or no cost, stands alone under codec ``""``."""
+    models: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        name, _, codec = row["system"].rpartition("@")
+        if row.get(cost) is None or codec not in CODEC_MARKERS or not name:
+            name, codec = row["system"], ""
+        models.setdefault(name, {})[codec] = row
+    return models
+
+
+def _draw_model(axes: Any, name: str, members: Mapping[str, dict[str, Any]], cost: str) -> Label:
+    """Draw a model's points, one for each codec and joined by a thin line, or its height as a line across the panel."""
+    rows = list(members.values())
+    figures = [f"{row['ndcg@10']:.3f}" for row in rows]
+    text = f"{name} {min(figures)}" + (f" to {max(figures)}" if min(figures) != max(figures) else "")
+    colour = OURS if rows[0]["kind"] == "mice" else BASELINE
+    if rows[0].get(cost) is None:
+        axes.axhline(rows[0]["ndcg@10"], color=colour, linestyle="--", linewidth=1, zorder=1)
+        return Label(text, colour, [(0.0, rows[0]["ndcg@10"])], is_line=True)
+    points = [(row[cost], row["ndcg@10"]) for row in rows]
+    if len(points) > 1:
+        axes.plot(*zip(*points, strict=True), color=colour, linewidth=0.8, alpha=0.6, zorder=2)
+    for codec, (spent, quality) in zip(members, points, strict=True):
+        marker, size = CODEC_MARKERS[codec]
+        axes.scatter(spent, quality, size, colour, marker=marker, edgecolors="white", linewidths=0.6, zorder=3)
+    return Label(text, colour, points)
+
+
+def _add_codec_legend(figure: Any, codecs: set[str]) -> None:
+    """Which marker is which codec, below the panels."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], linestyle="", marker=marker, markersize=size**0.5, color=OURS, label=f"states in {codec}")
+        for codec, (marker, size) in CODEC_MARKERS.items()
+        if codec in codecs
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
 
 
 def plot_readable_segments(rows: Sequence[dict[str, Any]], segments: Sequence[str], path: Path) -> None:
