@@ -34,7 +34,13 @@ from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.info import store_info
 from mice_st.states.store import Store, open_store
 
-SAMPLE_QUERY = "Return a list of the words in a string."
+# The README's first example.
+SAMPLE_QUERY = "How do I split a string into words?"
+SAMPLE_TEXTS = [
+    "os.path.splitext Split the extension from a pathname. Extension is everything from the last dot to the end.",
+    "str.split sep: the separator used to split the string. When set to None, splits on any whitespace character.",
+    "random.shuffle Shuffle the list in place, and return None, using an optional source of random numbers.",
+]
 STORE = "python-docs.sqlite"
 TOP_K = 50
 # MICE from texts takes a second for each query, so only every tenth is scored that way.
@@ -57,14 +63,15 @@ def show_released_model(options: DemoOptions) -> None:
         report = encode_corpus(model, [Document(*item) for item in collection.corpus.items()], store)
         megabytes = store_info(store, str(output / STORE)).state_bytes / 1e6
         print(f"   {report.added} documents in {report.seconds:.0f} s; {megabytes:.0f} MB of states in float16")
-        bm25 = BM25(collection.corpus)
         print(f'3. A query, ranked in three ways: "{SAMPLE_QUERY}"')
-        rank_sample(folder, model, store, collection, list(bm25.search({"sample": SAMPLE_QUERY}, 10)["sample"]))
+        rank_sample(folder, model)
         print(f"4. Re-ranking BM25's {TOP_K} best documents")
         backbone = find_backbone()
         shutil.copytree(backbone, output / "backbone", dirs_exist_ok=True)  # to try `mice-st convert` on
         bi_encoder = SentenceTransformer(str(backbone), device="cpu")
-        results = compare(model, bi_encoder, bm25, store, collection, options.test_queries or QUERIES)
+        results = compare(
+            model, bi_encoder, BM25(collection.corpus), store, collection, options.test_queries or QUERIES
+        )
     results |= {"options": vars(options), "machine": describe_machine()}
     write_json(output / "results.json", results)
     print_table(results["rows"])
@@ -77,17 +84,19 @@ def show_released_model(options: DemoOptions) -> None:
     print("  mice-st demo --train true")
 
 
-def rank_sample(folder: str, model: MiceCrossEncoder, store: Store, collection: Collection, ids: list[str]) -> None:
-    """Rank documents for the sample query: by mice-st, without it, and from the store. Prints the best three and how far apart."""
-    texts = [collection.corpus[item] for item in ids]
-    ranking = model.rank(SAMPLE_QUERY, texts)
-    for entry in ranking[:3]:
-        print(f"   {entry['score']:>8.4f}  {textwrap.shorten(texts[entry['corpus_id']], 90, placeholder=' …')}")
-    check_hub_folder(folder, model, SAMPLE_QUERY, texts)
-    stored = {entry["corpus_id"]: entry["score"] for entry in model.rank(SAMPLE_QUERY, store=store, ids=ids)}
-    from_texts = {ids[entry["corpus_id"]]: entry["score"] for entry in ranking}
-    difference = largest_difference({"sample": from_texts}, {"sample": stored})
-    print(f"   MiceCrossEncoder over the store: largest difference of {len(ids)} scores {difference:.1e}")
+def rank_sample(folder: str, model: MiceCrossEncoder) -> None:
+    """Rank the sample's texts: by mice-st, without it, and from states encoded before. Prints the ranking and how far apart the scores are."""
+    ranking = model.rank(SAMPLE_QUERY, SAMPLE_TEXTS)
+    for entry in ranking:
+        text = SAMPLE_TEXTS[entry["corpus_id"]]
+        print(f"   {entry['score']:>8.4f}  {textwrap.shorten(text, 90, placeholder=' …')}")
+    check_hub_folder(folder, model, SAMPLE_QUERY, SAMPLE_TEXTS)
+    from_texts, from_states = (
+        {str(entry["corpus_id"]): entry["score"] for entry in found}
+        for found in (ranking, model.rank(SAMPLE_QUERY, model.encode_documents(SAMPLE_TEXTS)))
+    )
+    difference = largest_difference({"sample": from_texts}, {"sample": from_states})
+    print(f"   MiceCrossEncoder over document states: largest difference of {len(ranking)} scores {difference:.1e}")
 
 
 def compare(

@@ -1,5 +1,6 @@
 """The demo, run as a command: what it leaves behind, and what its figures have to do with each other."""
 
+import ast
 import json
 import os
 import shlex
@@ -8,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from mice_st import demo_released
 from mice_st.cli import main
 from mice_st.collection import Collection, Document
+from mice_st.convert import convert
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.demo import DemoOptions, run_demo
 from mice_st.demo_training import print_table
@@ -20,9 +22,11 @@ from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.plots import plot_quality_and_time
 from mice_st.first_stage import BM25
 from mice_st.python_docs import load_python_docs
+from mice_st.released import find_backbone
 from mice_st.states.encoding import encode_corpus
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.store import open_store
+from tests.markdown_page import ROOT, read_blocks
 
 SYSTEMS = ["bm25", "bi-encoder", "cross-encoder", "mice", "mice-stored"]
 RELEASED_SYSTEMS = ["bm25", "bi-encoder", "mice-mini", "mice-mini-stored"]
@@ -71,6 +75,28 @@ def test_options_that_make_no_sense_are_refused() -> None:
         DemoOptions(test_queries=0)
 
 
+def sample_scores(model: CrossEncoder) -> list[float]:
+    return model.predict([(demo_released.SAMPLE_QUERY, text) for text in demo_released.SAMPLE_TEXTS]).tolist()
+
+
+def test_the_sample_is_the_readmes_first_example() -> None:
+    example = next(block.text for block in read_blocks(ROOT / "README.md") if block.language == "python")
+    assert f'query = "{demo_released.SAMPLE_QUERY}"' in example
+    documents = example.partition("documents = [")[2].partition("]")[0]
+    assert ast.literal_eval(f"[{documents}]") == demo_released.SAMPLE_TEXTS
+
+
+def test_the_samples_answer_is_first_for_whatever_ranks() -> None:
+    query, texts = demo_released.SAMPLE_QUERY, demo_released.SAMPLE_TEXTS
+    answer = next(place for place, text in enumerate(texts) if text.startswith("str.split "))
+    found = BM25({str(place): text for place, text in enumerate(texts)}).search({"sample": query}, len(texts))
+    assert next(iter(found["sample"])) == str(answer)
+    backbone = SentenceTransformer(str(find_backbone()), device="cpu")
+    assert (backbone.encode(texts) @ backbone.encode(query)).argmax() == answer
+    untrained, _ = convert(find_backbone(), interaction_layers=1, max_sim_residual=True)
+    assert untrained.rank(query, texts)[0]["corpus_id"] == answer
+
+
 def test_released_demo_measures_what_the_models_score(
     mice_folder: Path,
     embedding_folder: Path,
@@ -104,8 +130,12 @@ def test_released_demo_measures_what_the_models_score(
 
     printed = capsys.readouterr().out
     assert f"{expected:.4f}" in printed
-    (sample,) = (line for line in printed.splitlines() if "over the store" in line)
-    assert "largest difference of" in sample
+    ranked = [line for line in printed.splitlines() if any(text[:40] in line for text in demo_released.SAMPLE_TEXTS)]
+    scores = dict(zip(demo_released.SAMPLE_TEXTS, sample_scores(stock), strict=True))
+    for line, text in zip(ranked, sorted(scores, key=lambda text: -scores[text]), strict=True):
+        assert line.split()[1] == text.split()[0]
+        assert float(line.split()[0]) == pytest.approx(scores[text], abs=1e-4)
+    assert "over document states: largest difference of 3 scores" in printed
     assert (tmp_path / "out" / "backbone" / "config.json").is_file()
     with open_store(tmp_path / "out" / demo_released.STORE, None, read_only=True) as store:
         assert len(store) == len(TINY.corpus)
