@@ -6,7 +6,8 @@ with the installed code.
 
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from mice_st.modeling.modeling_mice import DocumentStates, MiceConfig, MiceForSequenceClassification
+from mice_st.modeling.configuration_mice import MiceConfig
+from mice_st.modeling.modeling_mice import DocumentStates, MiceForSequenceClassification
 
 AutoConfig.register(MiceConfig.model_type, MiceConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(MiceConfig, MiceForSequenceClassification, exist_ok=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from mice_st.cross_encoder import MiceCrossEncoder
-from mice_st.modeling.modeling_mice import MiceConfig
+from mice_st.modeling.configuration_mice import MiceConfig
 from mice_st.provenance import describe_source, write_provenance
 from mice_st.released import resolve_model
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.masking import MaskedCrossEncoder
-from mice_st.modeling.modeling_mice import MiceConfig
+from mice_st.modeling.configuration_mice import MiceConfig
 from mice_st.provenance import PROVENANCE_FILE
 
 Kind = Literal["mice", "cross_encoder", "bi_encoder", "colbert"]

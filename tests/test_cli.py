@@ -10,7 +10,7 @@ import pytest
 
 from mice_st import MiceCrossEncoder, cli
 from mice_st.convert_command import ConvertOptions, read_layers
-from mice_st.modeling.modeling_mice import MiceConfig
+from mice_st.modeling.configuration_mice import MiceConfig
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -428,7 +428,7 @@ def test_half_precision_gives_float32_scores(
 @pytest.fixture(scope="module")
 def hub_files(mice_folder: Path) -> set[str]:
     code = {path.name for path in Path(mice_st.modeling.__file__).parent.glob("*.py")} - {"__init__.py"}
-    assert {"modeling_mice.py", "st_mice.py"} <= code
+    assert {"configuration_mice.py", "modeling_mice.py", "st_mice.py"} <= code
     configs = {"config.json", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"}
     return code | configs | {"model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
 
@@ -450,7 +450,7 @@ def test_the_saved_folder_is_the_hub_repository(mice_folder: Path, hub_files: se
     assert config["model_type"] == "mice"
     assert config["backbone_config"]["model_type"] == "bert"
     assert config["auto_map"] == {
-        "AutoConfig": "modeling_mice.MiceConfig",
+        "AutoConfig": "configuration_mice.MiceConfig",
         "AutoModelForSequenceClassification": "modeling_mice.MiceForSequenceClassification",
     }
     assert [module["type"] for module in read(mice_folder, "modules.json")] == ["st_mice.MiceTransformer"]

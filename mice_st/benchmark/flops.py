@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mice_st.modeling.modeling_mice import MiceConfig
+from mice_st.modeling.configuration_mice import MiceConfig
 from mice_st.states.codecs import get_codec
 
 PAPER_SEQUENCE, PAPER_QUERY, PAPER_DOCUMENT = 512, 32, 477  # tokens

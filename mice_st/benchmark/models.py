@@ -21,7 +21,8 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from mice_st.benchmark.flops import Shape
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.hub_folder import write_hub_folder
-from mice_st.modeling.modeling_mice import MiceConfig, MiceForSequenceClassification
+from mice_st.modeling.configuration_mice import MiceConfig
+from mice_st.modeling.modeling_mice import MiceForSequenceClassification
 
 # Standard deviation of the weights times the square root of the width: BERT's 0.02 (0.4 for 384) gives nearly equal scores
 # to all documents, and then equal scores of two paths would prove little.

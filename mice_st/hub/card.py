@@ -18,7 +18,7 @@ from mice_st.hub.card_facts import CardFacts, read_card_facts
 from mice_st.hub.card_results import read_evaluations
 from mice_st.hub.files import CARD_FILE, RECIPE_FILE
 from mice_st.hub.record import Record
-from mice_st.modeling.modeling_mice import MiceConfig
+from mice_st.modeling.configuration_mice import MiceConfig
 from mice_st.provenance import read_stages
 
 TEMPLATE = "model_card.md.jinja"

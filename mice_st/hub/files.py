@@ -47,7 +47,14 @@ BESIDE = (
 # Loaders would run what they hold. They are never pushed, and never belong to a verified folder.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib")
 
-NEEDED = (*LOADED["config"], "tokenizer.json", "tokenizer_config.json", "modeling_mice.py", "st_mice.py")
+NEEDED = (
+    *LOADED["config"],
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "configuration_mice.py",
+    "modeling_mice.py",
+    "st_mice.py",
+)
 
 
 @dataclass(frozen=True)

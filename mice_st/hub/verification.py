@@ -28,7 +28,11 @@ from mice_st.hub_folder import MODULE_REFERENCE, read_json, sha256_of, write_jso
 TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-2
 
 INSTALLED_DOOR = "MiceCrossEncoder"
-OWN_CLASSES = (MODULE_REFERENCE, "modeling_mice.MiceConfig", "modeling_mice.MiceForSequenceClassification")
+OWN_CLASSES = (
+    MODULE_REFERENCE,
+    "configuration_mice.MiceConfig",
+    "modeling_mice.MiceForSequenceClassification",
+)
 # The first query's documents are also the example on the model's card.
 _QUERY = "What is the capital of France?"
 PAIRS = (

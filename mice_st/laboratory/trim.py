@@ -13,7 +13,8 @@ from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.evaluation.reranking import RerankingEvaluator
 from mice_st.hub_folder import write_json
 from mice_st.laboratory.experiment import load_experiment
-from mice_st.modeling.modeling_mice import MiceConfig, MiceForSequenceClassification
+from mice_st.modeling.configuration_mice import MiceConfig
+from mice_st.modeling.modeling_mice import MiceForSequenceClassification
 from mice_st.released import resolve_model
 
 

@@ -9,8 +9,9 @@ import torch
 from transformers import BertConfig
 
 from mice_st.modeling import interaction
+from mice_st.modeling.configuration_mice import MiceConfig
 from mice_st.modeling.interaction import project_documents, score_documents
-from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceConfig, MiceForSequenceClassification
+from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
 from mice_st.states.packed import PackedStates
 
 CLS, SEP, VOCABULARY = 2, 3, 24  # few ids, so that exact matches are many

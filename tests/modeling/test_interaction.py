@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mice_st.modeling import interaction
+from mice_st.modeling.configuration_mice import MiceConfig
 from mice_st.modeling.interaction import absorbing_pays, project_documents, score_documents
-from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceConfig, MiceForSequenceClassification
+from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
 from mice_st.states.packed import PackedStates
 
 VOCABULARY = 60

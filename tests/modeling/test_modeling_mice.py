@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertModel, DistilBertConfig
 
-from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceConfig, MiceForSequenceClassification
+from mice_st.modeling.configuration_mice import MiceConfig
+from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
 
 CLS, SEP, VOCABULARY = 2, 3, 60
 BACKBONE = {

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers import BertConfig
 
+from mice_st.modeling.configuration_mice import MiceConfig
 from mice_st.modeling.interaction import score_documents
-from mice_st.modeling.modeling_mice import EncodedTexts, MiceConfig, MiceForSequenceClassification
+from mice_st.modeling.modeling_mice import EncodedTexts, MiceForSequenceClassification
 
 CLS, SEP = 3, 4
 

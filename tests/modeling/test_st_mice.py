@@ -119,7 +119,8 @@ def test_what_stock_cross_encoder_saves_opens_every_door(
     resaved: Path,
     tmp_path: Path,
 ) -> None:
-    assert {"st_mice.py", "modeling_mice.py", "layers.py", "states.py"} <= {path.name for path in resaved.glob("*.py")}
+    code = {path.name for path in resaved.glob("*.py")}
+    assert {"st_mice.py", "configuration_mice.py", "modeling_mice.py", "layers.py", "states.py"} <= code
     moved = shutil.move(resaved, tmp_path / "moved")  # what it needs lies in the folder
     again = json.loads(
         run_python(DOORS, moved, json.dumps(PAIRS), json.dumps(DOCUMENTS), without_mice_st=True).splitlines()[-1]

@@ -77,7 +77,7 @@ def test_the_output_is_a_hub_folder_that_scores_like_the_trained_model(
     pairs = [(query, toy.corpus[f"d{query_id[1:]}"]) for query_id, query in toy.queries.items()]
     loaded = MiceCrossEncoder(recipe.output, device="cpu")
     torch.testing.assert_close(loaded.predict(pairs), result.model.predict(pairs), atol=1e-6, rtol=0)
-    assert (result.output / "modeling_mice.py").is_file()
+    assert all((result.output / f"{name}_mice.py").is_file() for name in ("configuration", "modeling", "st"))
     assert not list(result.output.rglob("training_args.bin"))
 
 
