@@ -21,6 +21,7 @@ from transformers import (
 from mice_st import MiceCrossEncoder, convert
 from mice_st.modeling.configuration_mice import MiceConfig
 from mice_st.modeling.modeling_mice import MiceForSequenceClassification
+from mice_st.modeling.pairs import split_pairs
 from mice_st.states.fingerprint import fingerprint_of
 from tests.modeling.backbones import BACKBONES, LAYERS, make_config, make_tokenizer
 
@@ -139,10 +140,10 @@ def test_pair_encodings_of_another_form_are_refused(name: str) -> None:
     between = [sep] * BACKBONES[name].separators
     model = MiceForSequenceClassification(config).eval()
     good, lone = [cls, 9, *between, 8, sep], [cls, 9, 9, *between[1:], 8, sep]
-    (query, _), (document, _) = model.split_pairs(torch.tensor([good]), None)
+    (query, _), (document, _) = split_pairs(model.config, torch.tensor([good]), None)
     assert (query.tolist(), document.tolist()) == ([[cls, 9, sep]], [[cls, 8, sep]])
     with pytest.raises(ValueError, match="input_ids: row 1 is not of the form"):
-        model.split_pairs(torch.tensor([good, lone]), None)
+        split_pairs(model.config, torch.tensor([good, lone]), None)
 
 
 @pytest.mark.parametrize(("name", "ids"), [("bert", (101, 102)), ("electra", (101, 102)), ("roberta", (0, 2))])

@@ -16,6 +16,7 @@ from transformers import BertConfig, BertModel, DistilBertConfig
 
 from mice_st.modeling.configuration_mice import MiceConfig
 from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
+from mice_st.modeling.pairs import split_pairs
 
 CLS, SEP, VOCABULARY = 2, 3, 60
 BACKBONE = {
@@ -257,7 +258,7 @@ def test_documents_never_see_a_query(build: Callable[..., MiceForSequenceClassif
     model = build(exact_match=True, pooled_residual=True)
     _, document = PAIRS[0]
     rows = [[CLS, *query, SEP, *document, SEP] for query, _ in PAIRS]
-    _, documents = model.split_pairs(*pad(rows))
+    _, documents = split_pairs(model.config, *pad(rows))
     states = model.encode_documents(*documents).states
     assert all(torch.equal(states[0], other) for other in states[1:])
     read: list[Tensor] = []
@@ -496,7 +497,9 @@ def test_forward_with_labels(build: Callable[..., MiceForSequenceClassification]
 @torch.no_grad()
 def test_a_further_separator_belongs_to_the_document(build: Callable[..., MiceForSequenceClassification]) -> None:
     model = build()
-    (query, query_mask), (document, _) = model.split_pairs(torch.tensor([[CLS, 10, SEP, 11, SEP, 12, SEP]]), None)
+    (query, query_mask), (document, _) = split_pairs(
+        model.config, torch.tensor([[CLS, 10, SEP, 11, SEP, 12, SEP]]), None
+    )
     assert query.tolist() == [[CLS, 10, SEP]]
     assert query_mask.tolist() == [[True] * 3]
     assert document.tolist() == [[CLS, 11, SEP, 12, SEP]]
