@@ -1,10 +1,13 @@
-"""Makes ``tests.modeling.backbones`` importable, whatever folder pytest is started from; its folders, saved once."""
+"""Makes ``tests.modeling`` importable, whatever folder pytest is started from; backbones saved once; a small model."""
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from mice_st.modeling.modeling_mice import MiceForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -16,3 +19,11 @@ def backbone_folders(tmp_path_factory: pytest.TempPathFactory, shake: Callable[.
 
     root = tmp_path_factory.mktemp("backbones")
     return {name: save_cross_encoder(name, root / name, shake) for name in BACKBONES}
+
+
+@pytest.fixture
+def build(shake: Callable[..., None]) -> Callable[..., MiceForSequenceClassification]:
+    """Builds a small model, see ``small_model.build_model``."""
+    from tests.modeling.small_model import build_model
+
+    return partial(build_model, shake)
