@@ -37,6 +37,20 @@ from .states import DocumentStates, EncodedTexts
 CHUNK_DOCUMENTS = 64  # enough rows that dense layers need not read their weights too often
 
 
+class AskingTokens(NamedTuple):
+    """The tokens of a query that late interaction compares with documents: all but the special ones.
+
+    Attributes:
+        rows: ``(R, h)``, float32, of length 1.
+        weights: ``(R,)``, float32, what each counts.
+        input_ids: ``(R,)``, int64.
+    """
+
+    rows: Tensor
+    weights: Tensor
+    input_ids: Tensor
+
+
 class PreparedQuery(NamedTuple):
     """What the documents of one query share.
 
@@ -49,7 +63,7 @@ class PreparedQuery(NamedTuple):
         asking: What the rows that read documents in the first layer ask with; None where exact matches change rows per
             document.
         cls_row: ``(h,)``, [CLS] after the first layer where no document reaches it there, otherwise None.
-        max_sim: What looks for the most alike tokens: normalised rows ``(R, h)`` and weights ``(R,)``, float32, or None.
+        max_sim: The query's tokens that count for late interaction, or None.
     """
 
     rows: Tensor
@@ -59,7 +73,7 @@ class PreparedQuery(NamedTuple):
     absorbed: bool
     asking: Tensor | None
     cls_row: Tensor | None
-    max_sim: tuple[Tensor, Tensor] | None
+    max_sim: AskingTokens | None
 
 
 @torch.inference_mode()
@@ -80,6 +94,12 @@ def score_documents(model: Any, query: EncodedTexts, documents: Any, chunk_docum
     Raises:
         ValueError: If a score is not finite, or states are of another width; the message names the positions.
     """
+    query = query._replace(states=query.states.to(model.dtype))  # under autocast they may be in another
+    with torch.autocast(query.states.device.type, enabled=False):
+        return _score_documents(model, query, documents, chunk_documents)
+
+
+def _score_documents(model: Any, query: EncodedTexts, documents: Any, chunk_documents: int) -> Tensor:
     logits = torch.empty(len(documents), 1, device=query.states.device)
     if not len(documents):
         return logits.squeeze(-1)
@@ -234,27 +254,30 @@ def _residuals(
         states = model.readable(query.encoded.states).expand(count, -1, -1)
         total = total + model.match_residual(states, model.layer_states(matched, 0), is_matched)
     if query.max_sim is not None:
-        weights, best = query.max_sim[1], _best_cosines(model, query.max_sim[0], chunk.states)
-        total = total + model.max_sim_residual.combine(weights, best)
+        total = total + _late_interaction(model, query.max_sim, chunk)
     return total
 
 
-def _seek_alike(model: Any, encoded: EncodedTexts) -> tuple[Tensor, Tensor]:
-    """Rows and weights of the query's tokens that count, for ``PreparedQuery.max_sim``."""
+def _seek_alike(model: Any, encoded: EncodedTexts) -> AskingTokens:
+    """What ``PreparedQuery.max_sim`` holds."""
     weights = model.max_sim_residual.weigh(encoded)[0]
     rows = model.readable(encoded.states)[0].float()
     counts = weights > 0
-    return F.normalize(rows[counts], dim=-1), weights[counts]
+    return AskingTokens(F.normalize(rows[counts], dim=-1), weights[counts], encoded.input_ids[0, counts])
 
 
-def _best_cosines(model: Any, rows: Tensor, slices: Sequence[Tensor]) -> Tensor:
-    """Each normalised row's greatest cosine with a token of each document, ``(c, R)``, float32."""
-    best = []
-    for states in slices:
+def _late_interaction(model: Any, asking: AskingTokens, chunk: Chunk) -> Tensor:
+    """The MaxSim residual of each document, ``(c, 1)``, float32."""
+    residual, count = model.max_sim_residual, len(chunk.states)
+    if not len(asking.rows):
+        return asking.rows.new_zeros(count, 1)
+    best, means = [], []
+    for states, ids in zip(chunk.states, chunk.input_ids, strict=True):
         tokens = model.layer_states(states, 0).float()
-        cosines = (rows @ tokens.T) / tokens.norm(dim=-1).clamp(min=1e-12)  # (R, n)
-        best.append(cosines.amax(-1))
-    return torch.stack(best)
+        cosines = (asking.rows @ tokens.T) / tokens.norm(dim=-1).clamp(min=1e-12)  # (R, n)
+        best.append(residual.find_best(cosines, asking.input_ids.unsqueeze(1) == ids))
+        means.append(cosines.amax(0).mean())
+    return residual.combine(asking.weights, torch.stack(best), torch.stack(means))
 
 
 def _layer_documents(model: Any, chunk: Chunk, index: int, absorbed: bool) -> LayerDocuments:

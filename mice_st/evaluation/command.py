@@ -49,6 +49,9 @@ class EvaluateOptions:
             "help": f"Which sets: {', '.join([*SUITES, *MTEB_SUITES])}, folder:PATH[:SPLITS], or a task of mteb."
         },
     )
+    sets: list[str] | None = field(
+        default=None, metadata={"help": "Suite dev: only these of its sets, by their names (default: all)."}
+    )
     first_stage: str = field(
         default=BM25_NAME,
         metadata={
@@ -103,6 +106,12 @@ class EvaluateOptions:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if self.queries is not None and self.queries < 0:
             raise ValueError(f"queries: must be at least 1, or 0 for all, got {self.queries}")
+        if self.sets is not None:
+            known = [entry.name for entry in SUITES.get(self.suite, ())]
+            if unknown := [name for name in self.sets if name not in known]:
+                raise ValueError(
+                    f"sets: the suite {self.suite} has no {', '.join(unknown)}; it has {', '.join(known) or 'none by name'}"
+                )
         if self.suite in SUITES:
             if self.data is None:
                 raise ValueError(f"data: the suite {self.suite} needs the folder of its sets")

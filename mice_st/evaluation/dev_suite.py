@@ -47,7 +47,15 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     cache = Path(options.cache or f"{options.output}.cache")
     systems = list_systems(options.model, options.codecs or ["fp16"], options.device, options.max_length)
     suite = list(
-        load_suite(options.suite, Path(options.data or ""), cache, options.top_k, options.queries or None, options.seed)
+        load_suite(
+            options.suite,
+            Path(options.data or ""),
+            cache,
+            options.top_k,
+            options.queries or None,
+            options.seed,
+            options.sets,
+        )
     )
     kept: dict[str, dict[str, dict[str, Any]]] = {system.name: {} for system in systems}
     costs: dict[str, dict[str, float | None]] = {}

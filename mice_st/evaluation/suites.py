@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,11 @@ class SuiteSet:
 
     source: str
     group: str
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.source.split(":")[0]
 
 
 SUITES: dict[str, tuple[SuiteSet, ...]] = {
@@ -65,7 +70,7 @@ class CandidateSet:
 
 
 def load_suite(
-    name: str, data: Path, cache: Path, top_k: int, queries: int | None, seed: int
+    name: str, data: Path, cache: Path, top_k: int, queries: int | None, seed: int, sets: Sequence[str] | None = None
 ) -> Iterator[CandidateSet]:
     """Read the sets of a suite one after the other, each with its candidates.
 
@@ -76,6 +81,7 @@ def load_suite(
         top_k: Candidates of a query.
         queries: Queries of each set, drawn with ``seed``; None takes all.
         seed: Of the drawing.
+        sets: Names of the sets that are read; None reads all.
 
     Raises:
         FileNotFoundError: If a set is missing; the message names it.
@@ -84,6 +90,8 @@ def load_suite(
     if name not in SUITES:
         raise ValueError(f"suite: there is no {name!r}; there are {', '.join(SUITES)}")
     for entry in SUITES[name]:
+        if sets is not None and entry.name not in sets:
+            continue
         collection = draw_queries(load_collection(str(data / entry.source), "test"), queries, seed)
         candidates, key = cached_candidates(collection, top_k, cache)
         digest = hashlib.sha256((key + json.dumps(collection.qrels, sort_keys=True)).encode()).hexdigest()

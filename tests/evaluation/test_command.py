@@ -105,6 +105,14 @@ def test_every_kind_of_model_is_measured_as_it_scores_by_itself(
         assert row["groups"]["b"]["ndcg@10"] == figures[2]
 
 
+def test_only_the_named_sets_are_measured_and_others_are_refused(options: Options) -> None:
+    everything, some = evaluate(options("bm25")), evaluate(options("bm25", sets=["third", "first"]))
+    assert [made["name"] for made in some["sets"]] == ["first", "third"]
+    assert some["systems"][0]["sets"] == {name: everything["systems"][0]["sets"][name] for name in ("first", "third")}
+    with pytest.raises(ValueError, match=r"sets: the suite tiny has no fourth; it has first, second, third"):
+        options("bm25", sets=["first", "fourth"])
+
+
 def test_the_command_prints_one_row_for_each_system_and_codec(
     options: Options, mice_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
