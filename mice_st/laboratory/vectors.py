@@ -17,8 +17,8 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 
 from mice_st.laboratory.experiment import Experiment, Retraining
 from mice_st.training.mining import mine_rows
-from mice_st.training.reranker_trainer import NO_STEP_LIMIT
 from mice_st.training.schedule import Clock, Schedule
+from mice_st.training.training_arguments import NO_STEP_LIMIT
 
 
 def train_vectors(retraining: Retraining, model: Any, experiment: Experiment, output: Path) -> int:

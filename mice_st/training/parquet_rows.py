@@ -11,7 +11,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mice_st.training.row_format import TrainingRow, make_row
-from mice_st.training.rows import Rows, RowScan
+from mice_st.training.row_scan import RowScan
+from mice_st.training.rows import Rows
 
 PARQUET = ".parquet"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,9 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mice_st.training.row_format import TrainingRow, check_same, parse_row
-
-# What one token of a text is worth where counting exactly would cost more than training does; English has 4 to 5.
-CHARACTERS_OF_A_TOKEN = 4
+from mice_st.training.row_scan import GrowingArray, RowScan, measure, uneven_with
 
 
 class Rows(Sequence[TrainingRow]):
@@ -38,7 +35,7 @@ class Rows(Sequence[TrainingRow]):
 
     def sizes(self) -> np.ndarray:
         """``(rows, 2)``, uint32: documents of each row, and estimated tokens of its longest document."""
-        return np.array([_size(row) for row in tqdm(self, "Measuring rows", unit="row", delay=2)], dtype=np.uint32)
+        return np.array([measure(row) for row in tqdm(self, "Measuring rows", unit="row", delay=2)], dtype=np.uint32)
 
     @overload
     def __getitem__(self, place: int) -> TrainingRow: ...
@@ -76,7 +73,7 @@ class MemoryRows(Rows):
         self.has_scores = rows[0].scores is not None
         for row in rows:
             check_same(row, rows[0])
-        self.uneven = next(filter(None, (_uneven(row, rows[0]) for row in rows)), None)
+        self.uneven = next(filter(None, (uneven_with(row, rows[0]) for row in rows)), None)
 
     def read(self, place: int) -> TrainingRow:
         """The row at a place from 0."""
@@ -104,7 +101,7 @@ class RowFile(Rows):
         self._path = path
         self._negatives = negatives
         self._file: Any = None  # opened by each process that reads, when it reads
-        offsets = _Growing(np.uint64, 2)
+        offsets = GrowingArray(np.uint64, 2)
         scan = RowScan(negatives)
         with (
             path.open("rb") as lines,
@@ -144,60 +141,6 @@ class RowFile(Rows):
         return len(self._offsets)
 
 
-class RowScan:
-    """What one pass over the rows of a file finds out, and refuses.
-
-    Args:
-        negatives: Of more negatives, the first are taken: other rows, another hash.
-    """
-
-    def __init__(self, negatives: int) -> None:
-        self._first: TrainingRow | None = None
-        self._uneven: str | None = None
-        self._sizes = _Growing(np.uint32, 2)
-        self._digest = hashlib.sha256(f"{negatives}/".encode())
-
-    def add(self, row: TrainingRow, content: bytes) -> None:
-        """The next row, and what stands for it in the hash.
-
-        Raises:
-            ValueError: If it has scores and the first row has none, or the other way round.
-        """
-        self._first = self._first or row
-        check_same(row, self._first)
-        self._uneven = self._uneven or _uneven(row, self._first)
-        self._sizes.append(_size(row))
-        self._digest.update(content)
-
-    def finish(self, path: Path) -> tuple[bool, str | None, np.ndarray, str]:
-        """``has_scores``, ``uneven``, ``sizes()`` and ``sha256`` of ``Rows``.
-
-        Raises:
-            ValueError: If there were no rows; names the file.
-        """
-        if self._first is None:
-            raise ValueError(f"{path}: no rows to train on")
-        return self._first.scores is not None, self._uneven, self._sizes.array, self._digest.hexdigest()
-
-
-class _Growing:
-    """A numpy array that rows are appended to, without a Python object for each of them."""
-
-    def __init__(self, dtype: Any, width: int) -> None:
-        self._room = np.empty((1024, width), dtype=dtype)
-        self._used = 0
-
-    def append(self, row: Any) -> None:
-        if self._used == len(self._room):
-            self._room = np.concatenate([self._room, np.empty_like(self._room)])
-        self._room[self._used] = row
-        self._used += 1
-
-    @property
-    def array(self) -> np.ndarray:
-        return self._room[: self._used]
-
-
 class ChosenRows(Rows):
     """Some rows of one or several sources, in a given order, repeated where it repeats.
 
@@ -224,7 +167,7 @@ class ChosenRows(Rows):
         self.uneven = next((part.uneven for part in parts if part.uneven is not None), None)
         firsts = [part.read(0) for part in parts]
         if self.uneven is None:
-            self.uneven = next(filter(None, (_uneven(row, firsts[0]) for row in firsts)), None)
+            self.uneven = next(filter(None, (uneven_with(row, firsts[0]) for row in firsts)), None)
         digest = hashlib.sha256("/".join(part.sha256 for part in parts).encode())
         for places in chosen:
             digest.update(places.tobytes())
@@ -248,17 +191,6 @@ class ChosenRows(Rows):
 
     def __len__(self) -> int:
         return int(self._ends[-1])
-
-
-def _uneven(row: TrainingRow, first: TrainingRow) -> str | None:
-    if len(row.negatives) == len(first.negatives):
-        return None
-    return f"{row.source}: negatives: {len(row.negatives)}, the first row has {len(first.negatives)}"
-
-
-def _size(row: TrainingRow) -> tuple[int, int]:
-    longest = max(map(len, row.documents))
-    return len(row.documents), 2 + math.ceil(longest / CHARACTERS_OF_A_TOKEN)
 
 
 def fingerprint(rows: Sequence[TrainingRow]) -> str:

@@ -39,11 +39,12 @@ from mice_st.training.dev_sets import build_evaluator
 from mice_st.training.losses import build_loss, choose_loss
 from mice_st.training.mining import mine_rows
 from mice_st.training.recipe import TrainingRecipe
-from mice_st.training.reranker_trainer import ExactTrainer, RerankerTrainer, learning_rates, training_arguments
+from mice_st.training.reranker_trainer import ExactTrainer, RerankerTrainer
 from mice_st.training.row_format import TrainingRow
 from mice_st.training.rows import MemoryRows, fingerprint
 from mice_st.training.schedule import Schedule
 from mice_st.training.stored_states import CODECS, encode_to_disk, encode_to_memory
+from mice_st.training.training_arguments import learning_rates, training_arguments
 
 
 @dataclass(frozen=True)

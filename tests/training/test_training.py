@@ -17,8 +17,8 @@ from mice_st.first_stage import BM25
 from mice_st.training import TrainingRecipe, TrainingResult, train
 from mice_st.training.batches import ShuffledBatches
 from mice_st.training.checkpoints import list_checkpoints
-from mice_st.training.reranker_trainer import learning_rates
 from mice_st.training.schedule import Schedule
+from mice_st.training.training_arguments import learning_rates
 
 Recipe = Callable[..., TrainingRecipe]
 Write = Callable[..., str]
