@@ -55,9 +55,9 @@ class Teachers:
         """
         by_teacher = []
         for name, (kind, model) in zip(self.names, self._models, strict=True):
-            score = self._score_pairs if kind in ("mice", "cross_encoder") else self._score_vectors
+            score_lists = self._score_pairs if kind in ("mice", "cross_encoder") else self._score_vectors
             with torch.autocast(model.device.type, torch.bfloat16, enabled=self._bf16):
-                scored = score(model, queries, documents)
+                scored = score_lists(model, queries, documents)
             for query, texts, scores in zip(queries, documents, scored, strict=True):
                 for text, score in zip(texts, scores, strict=True):
                     if not math.isfinite(score):
