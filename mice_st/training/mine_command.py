@@ -43,6 +43,10 @@ class MineOptions:
     negatives_top_k: int = field(
         default=50, metadata={"help": "They are drawn from so many best documents of each first stage."}
     )
+    found_positives: bool = field(
+        default=False,
+        metadata={"help": "Rows only of relevant documents that are among these best, as where they are re-ranked."},
+    )
     bi_encoder: str | None = field(
         default=None,
         metadata={

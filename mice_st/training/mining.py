@@ -29,12 +29,14 @@ class MiningChoices(Protocol):
         limit: Queries, drawn with the seed; None takes all.
         negatives: Negatives of each positive.
         negatives_top_k: They are drawn from so many best documents of each first stage.
+        found_positives: Whether a relevant document must be among these best documents to make a row.
         seed: Of the drawing.
     """
 
     limit: int | None
     negatives: int
     negatives_top_k: int
+    found_positives: bool
     seed: int
 
 
@@ -92,6 +94,9 @@ def mine_rows(
     Negatives are drawn, with the seed, from the query's best documents that are not relevant; where there are too
     few, from the whole corpus. A document with the same text as a relevant one, or as the query, is no negative.
 
+    With ``found_positives`` a row is what a re-ranker will meet. Without, relevant documents that the first stage misses stand among
+    negatives that it likes best, and what is learned first is to distrust the first stage.
+
     Args:
         collection: Corpus, queries and judgements; a grade of at least 1 is relevant.
         choices: How many of what.
@@ -103,8 +108,8 @@ def mine_rows(
 
     Raises:
         ImportError: If bm25s is not installed.
-        ValueError: If a query is empty, has no relevant document or leaves no document to be a negative; the message
-            gives its id.
+        ValueError: If a query is empty, has no relevant document or leaves no document to be a negative, the message
+            gives its id; if the first stage finds no relevant document of any query.
     """
     queries = dict(sample(list(collection.queries.items()), choices.limit, choices.seed))
     if not queries:
@@ -126,6 +131,7 @@ def mine_rows(
     for query_id, query in tqdm(queries.items(), "Negatives", unit="query", delay=2, leave=False):
         positives = [collection.corpus[item] for item in relevant[query_id]]
         taken = {query, *positives}
+        best = set(list(run[query_id])[: choices.negatives_top_k])
         found = [item for item in run[query_id] if collection.corpus[item] not in taken][: choices.negatives_top_k]
         if keep is not None and found:
             texts = [collection.corpus[item] for item in found]
@@ -134,7 +140,10 @@ def mine_rows(
             found = [item for item, keeps in zip(found, kept, strict=True) if keeps]
         # A generator of the query's own: the negatives of one query do not hang on the other queries.
         generator = random.Random(f"{choices.seed}/{query_id}")
-        for positive in positives:
+        for item in relevant[query_id]:
+            if choices.found_positives and item not in best:
+                continue
+            positive = collection.corpus[item]
             drawn = generator.sample(found, min(choices.negatives, len(found)))
             negatives = [collection.corpus[name] for name in drawn]
             negatives += _draw_others(collection.corpus, document_ids, taken, negatives, choices.negatives, generator)
@@ -144,6 +153,8 @@ def mine_rows(
             for text in (positive, *negatives):
                 check_text(text, f"{source}: document {text[:40]!r}")
             rows.append(TrainingRow(query, positive, tuple(negatives), None, source))
+    if not rows:
+        raise ValueError(f"{collection.name}: the first stage finds none of the relevant documents among its best")
     return rows
 
 

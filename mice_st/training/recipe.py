@@ -47,6 +47,9 @@ class TrainingRecipe:
     limit: int | None = _flag(None, "Train on this many rows only, drawn with the seed.")
     negatives: int = _flag(7, "Negatives of each positive, at most.")
     negatives_top_k: int = _flag(50, "Hard negatives are drawn from this many best documents of BM25.")
+    found_positives: bool = _flag(
+        False, "Collections: rows only of relevant documents that are among these best, as where they are re-ranked."
+    )
     dev_data: list[str] | None = field(
         default=None,
         metadata={

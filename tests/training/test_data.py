@@ -98,6 +98,21 @@ def test_mining_follows_the_seed_and_not_the_other_queries(recipe: Recipe, toy: 
     assert len(mine_rows(toy, recipe(limit=7))) == 7
 
 
+def test_found_positives_are_those_that_a_re_ranker_would_meet(recipe: Recipe) -> None:
+    corpus = {"a": "cat", "b": "cat cat purrs", "c": "feline sleeps all day", "d": "dog barks", "e": "bird sings"}
+    collection = Collection("pets", corpus, {"q": "cat sleeping?"}, {"q": {"b": 1, "c": 1}})
+    # BM25 knows no synonyms: "b" shares a word with the query, "c" none.
+    assert [row.positive for row in mine_rows(collection, recipe(negatives=1, negatives_top_k=2))] == [
+        "cat cat purrs",
+        "feline sleeps all day",
+    ]
+    found = mine_rows(collection, recipe(negatives=1, negatives_top_k=2, found_positives=True))
+    assert [(row.positive, row.negatives) for row in found] == [("cat cat purrs", ("cat",))]
+    hidden = Collection("pets", corpus, {"q": "cat"}, {"q": {"c": 1}})
+    with pytest.raises(ValueError, match="pets: the first stage finds none of the relevant documents"):
+        mine_rows(hidden, recipe(negatives=1, negatives_top_k=1, found_positives=True))
+
+
 def test_every_relevant_document_makes_a_row_and_none_is_a_negative(recipe: Recipe) -> None:
     corpus = {"a": "cat dog", "b": "cat dog bird", "c": "cat", "twin": "cat dog", "judged": "cat bird"}
     collection = Collection("pets", corpus, {"q": "cat"}, {"q": {"a": 1, "b": 2, "judged": 0}})
