@@ -21,12 +21,14 @@ class Shard:
         first_line: Number of the first line, from 1.
         lines: The lines; those that are blank are there too.
         target: File for the labelled rows.
+        positive_bonus: Added to the score of a row's positive.
     """
 
     path: str
     first_line: int
     lines: list[bytes]
     target: Path
+    positive_bonus: float = 0.0
 
 
 def label_shard(teachers: Teachers, shard: Shard) -> None:
@@ -35,6 +37,29 @@ def label_shard(teachers: Teachers, shard: Shard) -> None:
     Raises:
         ValueError: If a line is no row, or a score is not finite; gives file and line.
     """
+    rows = parse_rows(shard)
+    documents = [row_documents(row) for row in rows]
+    try:
+        scores = teachers.score([row["query"] for row in rows], documents)
+    except ValueError as error:
+        raise ValueError(
+            f"{shard.path}, lines {shard.first_line} to {shard.first_line + len(shard.lines) - 1}: {error}"
+        ) from error
+    for row, given in zip(rows, scores, strict=True):
+        if "documents" not in row:
+            given[0] += shard.positive_bonus
+    temporary = shard.target.with_suffix(".tmp")
+    labelled = (json.dumps({**row, "scores": given}) + "\n" for row, given in zip(rows, scores, strict=True))
+    temporary.write_text("".join(labelled), encoding="utf-8")
+    temporary.replace(shard.target)
+
+
+def parse_rows(shard: Shard) -> list[dict[str, Any]]:
+    """The rows of a shard.
+
+    Raises:
+        ValueError: If a line is no row; gives file and line.
+    """
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(shard.lines, start=shard.first_line):
         if line.strip():
@@ -42,17 +67,7 @@ def label_shard(teachers: Teachers, shard: Shard) -> None:
                 rows.append(_parse(line))
             except ValueError as error:
                 raise ValueError(f"{shard.path}, line {number}: {error}") from error
-    documents = [_documents(row) for row in rows]
-    try:
-        scores = teachers.score([row["query"] for row in rows], documents)
-    except ValueError as error:
-        raise ValueError(
-            f"{shard.path}, lines {shard.first_line} to {shard.first_line + len(shard.lines) - 1}: {error}"
-        ) from error
-    temporary = shard.target.with_suffix(".tmp")
-    labelled = (json.dumps({**row, "scores": given}) + "\n" for row, given in zip(rows, scores, strict=True))
-    temporary.write_text("".join(labelled), encoding="utf-8")
-    temporary.replace(shard.target)
+    return rows
 
 
 def _parse(line: bytes) -> dict[str, Any]:
@@ -74,5 +89,6 @@ def _parse(line: bytes) -> dict[str, Any]:
     return row
 
 
-def _documents(row: dict[str, Any]) -> list[str]:
+def row_documents(row: dict[str, Any]) -> list[str]:
+    """The documents of a row, the positive first where it has one."""
     return row["documents"] if "documents" in row else [row["positive"], *row["negatives"]]

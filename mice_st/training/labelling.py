@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import multiprocessing
 import os
 import shutil
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 from mice_st.hub_folder import read_json, write_json
 from mice_st.model_loading import model_hash
 from mice_st.released import resolve_model
-from mice_st.training.label_shards import Shard, label_shard
+from mice_st.training.label_shards import Shard, label_shard, parse_rows, row_documents
 from mice_st.training.parquet_rows import PARQUET, require_pyarrow, write_parquet
 from mice_st.training.teachers import Teachers
 
@@ -50,6 +51,20 @@ class LabelOptions:
     standardize: bool = field(
         default=False, metadata={"help": "A single teacher too: mean 0 and standard deviation 1 for each query."}
     )
+    stored_states_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Store for the document states of the one MICE among the teachers: each text is encoded once, and training from frozen "
+            "layers that starts as this teacher reads the same file."
+        },
+    )
+    positive_bonus: float = field(
+        default=0.0,
+        metadata={
+            "help": "Added to the score of each row's positive (not of documents that nobody judged), so that the student learns the "
+            "judgement and keeps the teacher's order of all else."
+        },
+    )
     processes: int = field(default=1, metadata={"help": "Processes, each with the teachers; on GPUs, one for each."})
     shard_rows: int = field(default=64, metadata={"help": "Rows that are written together; a killed run loses those."})
     batch_size: int = field(default=64, metadata={"help": "Pairs or texts computed at a time."})
@@ -64,6 +79,8 @@ class LabelOptions:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit: must be at least 1, got {self.limit}")
+        if not math.isfinite(self.positive_bonus):
+            raise ValueError(f"positive_bonus: must be finite, got {self.positive_bonus}")
 
 
 def run_label(options: LabelOptions) -> None:
@@ -130,6 +147,7 @@ def _claim(parts: Path, options: LabelOptions) -> None:
         "teachers": [model_hash(name) for name in options.teacher],
         "limit": options.limit,
         "standardize": options.standardize,
+        "positive_bonus": options.positive_bonus,
         "shard_rows": options.shard_rows,
         "max_length": options.max_length,
         "bf16": options.bf16,
@@ -160,10 +178,10 @@ def _shards(options: LabelOptions, parts: Path) -> Iterator[Shard]:
                     break
                 lines.append(line)
                 if len(lines) == options.shard_rows:
-                    yield Shard(path, first, lines, parts / f"{count:06}.jsonl")
+                    yield Shard(path, first, lines, parts / f"{count:06}.jsonl", options.positive_bonus)
                     lines, first, count = [], number + 1, count + 1
             if lines:
-                yield Shard(path, first, lines, parts / f"{count:06}.jsonl")
+                yield Shard(path, first, lines, parts / f"{count:06}.jsonl", options.positive_bonus)
                 count += 1
 
 
@@ -172,8 +190,11 @@ def _work(options: LabelOptions, shards: Iterator[Shard]) -> Iterator[None]:
     first = next(shards, None)
     if first is None:
         return
-    if options.processes == 1:
+    if options.processes == 1 or options.stored_states_file is not None:
         teachers = _load(options, options.device)
+        if options.stored_states_file is not None:  # a store has one writer
+            teachers.read_states(options.stored_states_file, _texts(options, Path(f"{options.output}.parts")))
+    if options.processes == 1:
         for shard in (item for group in ([first], shards) for item in group):
             label_shard(teachers, shard)
             yield
@@ -214,10 +235,19 @@ def _start_worker(options: LabelOptions, places: Any) -> None:
     if device is None and torch.cuda.is_available():
         device = f"cuda:{place % torch.cuda.device_count()}"
     _worker["teachers"] = _load(options, device)
+    if options.stored_states_file is not None:
+        _worker["teachers"].read_states(options.stored_states_file)
 
 
 def _label_in_worker(shard: Shard) -> None:
     label_shard(_worker["teachers"], shard)
+
+
+def _texts(options: LabelOptions, parts: Path) -> Iterator[str]:
+    """The documents of all rows."""
+    for shard in _shards(options, parts):
+        for row in parse_rows(shard):
+            yield from row_documents(row)
 
 
 def _load(options: LabelOptions, device: str | None) -> Teachers:

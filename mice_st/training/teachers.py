@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from statistics import fmean, pstdev
 from typing import Any
 
 import torch
 
 from mice_st.model_loading import load_model, model_kind
+from mice_st.states.fingerprint import fingerprint_of
+from mice_st.states.store import open_store
+from mice_st.training.stored_states import DiskStates, encode_to_disk
+
+STORED_CODEC = "fp16"  # training's own default, so that a student that starts as the teacher reads the same store
 
 
 class Teachers:
@@ -38,6 +44,28 @@ class Teachers:
         self._batch_size = batch_size
         self._standardize = standardize or len(names) > 1
         self._bf16 = bf16
+        self._stored: Mapping[str, Any] = {}
+
+    def read_states(self, path: str, texts: Iterable[str] | None = None) -> None:
+        """Let the one MICE among the teachers read its documents from a store, where each different text is encoded once.
+
+        Args:
+            path: The store, see ``open_store``; training from frozen layers that starts as this teacher finds them there too.
+            texts: Documents to encode first where the store lacks them; None: it has all.
+
+        Raises:
+            ValueError: If not exactly one of the teachers is MICE.
+            StoreMismatchError: If another model made the store; names the field.
+        """
+        models = [model for kind, model in self._models if kind == "mice"]
+        if len(models) != 1:
+            raise ValueError(f"stored_states_file: needs one MICE among the teachers, got {len(models)}")
+        if texts is None:
+            made_by = fingerprint_of(models[0], STORED_CODEC)
+            self._stored = DiskStates(open_store(path, made_by, read_only=True))
+        else:
+            with torch.autocast(models[0].device.type, torch.bfloat16, enabled=self._bf16):
+                self._stored = encode_to_disk(models[0], texts, path, STORED_CODEC)
 
     def score(self, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
         """Score the documents of each query.
@@ -55,9 +83,11 @@ class Teachers:
         """
         by_teacher = []
         for name, (kind, model) in zip(self.names, self._models, strict=True):
-            score_lists = self._score_pairs if kind in ("mice", "cross_encoder") else self._score_vectors
             with torch.autocast(model.device.type, torch.bfloat16, enabled=self._bf16):
-                scored = score_lists(model, queries, documents)
+                if kind in ("mice", "cross_encoder"):
+                    scored = self._score_pairs(model, queries, documents, self._stored if kind == "mice" else {})
+                else:
+                    scored = self._score_vectors(model, queries, documents)
             for query, texts, scores in zip(queries, documents, scored, strict=True):
                 for text, score in zip(texts, scores, strict=True):
                     if not math.isfinite(score):
@@ -69,8 +99,13 @@ class Teachers:
             return by_teacher[0]
         return [[fmean(scores) for scores in zip(*rows, strict=True)] for rows in zip(*by_teacher, strict=True)]
 
-    def _score_pairs(self, model: Any, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
-        pairs = [(query, text) for query, texts in zip(queries, documents, strict=True) for text in texts]
+    def _score_pairs(
+        self, model: Any, queries: Sequence[str], documents: Sequence[Sequence[str]], stored: Mapping[str, Any]
+    ) -> list[list[float]]:
+        found = {text: stored[text] for text in dict.fromkeys(chain.from_iterable(documents))} if stored else {}
+        pairs = [
+            (query, found.get(text, text)) for query, texts in zip(queries, documents, strict=True) for text in texts
+        ]
         flat = iter(
             model.predict(pairs, batch_size=self._batch_size, show_progress_bar=False).tolist() if pairs else []
         )

@@ -13,6 +13,9 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from mice_st import cli
+from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.states.fingerprint import fingerprint_of
+from mice_st.states.store import open_store
 from mice_st.training import labelling
 from mice_st.training.labelling import LabelOptions, label
 from mice_st.training.parquet_rows import ParquetRows
@@ -245,3 +248,50 @@ def test_two_processes_write_what_one_writes_and_a_killed_one_is_an_error(
     monkeypatch.setattr(labelling, "_label_in_worker", die)
     with pytest.raises(ChildProcessError, match="was killed"):
         label(options(shard_rows=1, processes=2, output=f"{options().output}.three"))
+
+
+def test_a_positive_gets_its_bonus_and_nothing_else_does(options: Callable[..., LabelOptions], tmp_path: Path) -> None:
+    plain, raised = options(), options(positive_bonus=2.5, output=str(tmp_path / "raised.jsonl"))
+    label(plain)
+    label(raised)
+    for before, after in zip(read(plain), read(raised), strict=True):
+        bonus = 0.0 if "documents" in before else 2.5
+        assert after["scores"] == pytest.approx([before["scores"][0] + bonus, *before["scores"][1:]], abs=1e-9)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_bonus_that_is_no_number_is_refused(options: Callable[..., LabelOptions], value: float) -> None:
+    with pytest.raises(ValueError, match="positive_bonus: must be finite"):
+        options(positive_bonus=value)
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_mice_teacher_scores_the_same_from_a_store_that_training_then_reads(
+    options: Callable[..., LabelOptions], mice_folder: Path, tmp_path: Path, processes: int
+) -> None:
+    store = str(tmp_path / "states.sqlite")
+    plain = options(teacher=[str(mice_folder)])
+    stored = options(
+        teacher=[str(mice_folder)], output=str(tmp_path / "b.jsonl"), stored_states_file=store, processes=processes
+    )
+    label(plain)
+    label(stored)
+    for before, after in zip(read(plain), read(stored), strict=True):
+        assert after["scores"] == pytest.approx(before["scores"], abs=5e-3)  # float16 states
+    different = {text for row in ROWS for text in texts(row)}
+    model = MiceCrossEncoder(str(mice_folder), device="cpu")
+    with open_store(store, fingerprint_of(model, "fp16"), read_only=True) as made:
+        assert {text for _, text in made.texts()} == different
+
+
+def test_a_store_needs_one_mice_among_the_teachers(
+    options: Callable[..., LabelOptions], mice_folder: Path, tmp_path: Path
+) -> None:
+    for teacher, count in ([], 0), ([str(mice_folder)] * 2, 2):
+        made = options(
+            teacher=[*options().teacher, *teacher],
+            stored_states_file=str(tmp_path / "states.sqlite"),
+            output=str(tmp_path / f"{count}.jsonl"),
+        )
+        with pytest.raises(ValueError, match=f"stored_states_file: needs one MICE among the teachers, got {count}"):
+            label(made)
