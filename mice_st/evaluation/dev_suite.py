@@ -20,6 +20,7 @@ from mice_st.evaluation.suites import CandidateSet, load_suite
 from mice_st.evaluation.systems import System, list_systems
 from mice_st.first_stage import Run
 from mice_st.hub_folder import read_json, write_json
+from mice_st.provenance import shorten_paths
 
 if TYPE_CHECKING:
     from mice_st.evaluation.command import EvaluateOptions
@@ -74,7 +75,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     }
     groups = list(dict.fromkeys(entry.group for entry in suite))
     return {
-        "options": asdict(options),
+        "options": {name: shorten_paths(value) for name, value in asdict(options).items()},
         "sets": [
             {
                 "name": entry.collection.name,
