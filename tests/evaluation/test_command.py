@@ -105,6 +105,13 @@ def test_every_kind_of_model_is_measured_as_it_scores_by_itself(
         assert row["groups"]["b"]["ndcg@10"] == figures[2]
 
 
+def test_what_is_written_tells_no_path_of_the_machine(options: Options, mice_folder: Path, tmp_path: Path) -> None:
+    assert mice_folder.is_absolute()
+    written = json.dumps(evaluate(options("bm25", mice_folder)))
+    assert str(mice_folder.parent) not in written
+    assert str(tmp_path) not in written
+
+
 def test_only_the_named_sets_are_measured_and_others_are_refused(options: Options) -> None:
     everything, some = evaluate(options("bm25")), evaluate(options("bm25", sets=["third", "first"]))
     assert [made["name"] for made in some["sets"]] == ["first", "third"]
