@@ -76,7 +76,10 @@ def test_every_example_can_be_read_and_names_what_it_makes() -> None:
         assert steps[-1].command == ("merge" if path.stem.startswith("mice-") else "train")
         assert Path(steps[-1].options.output).parent == output
         last_trained = [step for step in steps if step.command == "train"][-1]
-        assert all(source.startswith(("elsewhere/", "python-docs")) for source in last_trained.options.dev_data or [])
+        if path.stem == "cross-encoder-teacher":  # is trained to the end whatever the dev sets say
+            assert last_trained.options.dev_data is None
+            continue
+        assert all(source.startswith(("elsewhere/", "python-docs")) for source in last_trained.options.dev_data)
 
 
 def test_no_example_trains_on_a_set_that_only_measures() -> None:

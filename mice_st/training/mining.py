@@ -140,10 +140,9 @@ def mine_rows(
             found = [item for item, keeps in zip(found, kept, strict=True) if keeps]
         # A generator of the query's own: the negatives of one query do not hang on the other queries.
         generator = random.Random(f"{choices.seed}/{query_id}")
-        for item in relevant[query_id]:
+        for item, positive in zip(relevant[query_id], positives, strict=True):
             if choices.found_positives and item not in best:
                 continue
-            positive = collection.corpus[item]
             drawn = generator.sample(found, min(choices.negatives, len(found)))
             negatives = [collection.corpus[name] for name in drawn]
             negatives += _draw_others(collection.corpus, document_ids, taken, negatives, choices.negatives, generator)
