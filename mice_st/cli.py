@@ -83,7 +83,7 @@ COMMANDS = {
     ),
     "ablate": Command(
         "train the variants of a grid with the same data and steps, and compare them: mice-st ablate GRID.toml",
-        "mice_st.ablation:AblateOptions",
+        "mice_st.ablation_grid:AblateOptions",
         "mice_st.ablation:run_ablate",
     ),
     "compare": Command(

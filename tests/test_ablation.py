@@ -3,13 +3,17 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mice_st import cli
-from mice_st.ablation import AblateOptions, format_table, read_grid
+from mice_st import MiceCrossEncoder, cli
+from mice_st.ablation import format_table
+from mice_st.ablation_grid import AblateOptions, read_grid
 from mice_st.collection import Collection, write_beir
+from mice_st.states import encoding
 from mice_st.training import TrainingRecipe, train
+from mice_st.training.dev_sets import build_evaluator
 from mice_st.training.reranker_trainer import RerankerTrainer
 
 GRID = """
@@ -69,6 +73,8 @@ def test_variants_are_compared_with_a_base_that_is_an_ordinary_run(
     start = str(tmp_path / "run" / "base" / "start")
     alone = train(TrainingRecipe(model=start, output=str(tmp_path / "alone"), **base.train))
     assert rows[0]["dev_ndcg@10"] == alone.best_ndcg_at_10
+    untrained = build_evaluator(TrainingRecipe(model=start, output=str(tmp_path / "none"), **base.train))
+    assert rows[0]["start"] == untrained(MiceCrossEncoder(start, device="cpu"))
     assert rows[0]["last_loss"] == pytest.approx(sum(entry["loss"] for entry in alone.history if "loss" in entry) / 2)
     monkeypatch.setattr(RerankerTrainer, "train", lambda *_, **__: pytest.fail("trained twice"))
     assert cli.main(["ablate", path]) == 0
@@ -85,11 +91,58 @@ def test_a_product_has_every_combination(grid: Callable[..., str]) -> None:
 
 
 def test_the_table_says_how_far_a_variant_is_from_the_base() -> None:
+    start = {"dev_ndcg@10": 0.25}
     rows = [
-        {"variant": "base", "dev_ndcg@10": 0.5, "parameters": 1_000_000, "seconds": 9.4},
-        {"variant": "k=3", "dev_ndcg@10": 0.4525, "parameters": 1_500_000, "seconds": 12.0},
+        {"variant": "base", "dev_ndcg@10": 0.5, "parameters": 1_000_000, "seconds": 9.4, "start": start},
+        {"variant": "k=3", "dev_ndcg@10": 0.4525, "parameters": 1_500_000, "seconds": 12.0, "start": start},
     ]
-    assert format_table(rows).splitlines()[-1] == "| k=3 | 0.4525 | -0.0475 | 1.5M | 12 |"
+    assert format_table(rows).splitlines()[-1] == "| k=3 | 0.2500 | 0.4525 | -0.0475 | 1.5M | 12 |"
+
+
+def test_variants_whose_documents_go_the_same_way_share_their_states(
+    grid: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = grid("exact_match = [true]", "freeze_contextualization = [false]\nexact_match = [true]")
+    text = Path(path).read_text().replace("[grid]", "freeze_contextualization = true\n[grid]")
+    Path(path).write_text(text.replace("[grid]", "[grid]\ncontextualization_layers = [1]"))
+    encoded: list[int] = []
+
+    def count(shard: Any, *rest: Any, original: Any = encoding.encode_shard) -> Any:
+        encoded.append(1)
+        return original(shard, *rest)
+
+    monkeypatch.setattr(encoding, "encode_shard", count)
+    assert cli.main(["ablate", path]) == 0
+    rows = json.loads((tmp_path / "run" / "ablation.json").read_text())
+    assert [row["variant"] for row in rows] == [
+        "base",
+        "contextualization_layers=1",
+        "freeze_contextualization=false",
+        "exact_match=true",
+        "loss=lambda",
+    ]
+    assert len(list((tmp_path / "run" / "states").glob("*.sqlite"))) == len(encoded) == 2
+    _, (base, *_) = read_grid(AblateOptions(path))
+    alone = train(TrainingRecipe(model=str(tmp_path / "run/base/start"), output=str(tmp_path / "alone"), **base.train))
+    assert rows[0]["dev_ndcg@10"] == alone.best_ndcg_at_10
+
+
+def test_several_fields_change_together_and_an_empty_list_takes_one_away(grid: Callable[..., str]) -> None:
+    path = grid("[grid]", "[[variants]]\nexact_match = true\nloss = []\nseed = 3\n[grid]")
+    variant = read_grid(AblateOptions(path))[1][-1]
+    assert variant.name == "exact_match=true, seed=3"
+    assert variant.convert["exact_match"]
+    assert variant.convert["seed"] == variant.train["seed"] == 3
+    assert "loss" not in variant.train
+
+
+def test_a_variant_that_cannot_be_made_ends_the_grid_before_anything_is_trained(
+    grid: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["ablate", grid("exact_match = [true]", "cls_attends_document = [false]")]) == 2
+    assert "cls_attends_document=false: interaction_layers: at least 2" in capsys.readouterr().err
+    assert (tmp_path / "run" / "base" / "start").is_dir()
+    assert not (tmp_path / "run" / "base" / "variant.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -99,6 +152,7 @@ def test_the_table_says_how_far_a_variant_is_from_the_base() -> None:
         ("[true]", "true", "grid: exact_match: must be a list of values"),
         ("[convert]", 'mode = "all"\n[convert]', "mode: must be each or product, got 'all'"),
         ("output", "place", "the field 'output' is missing"),
+        ("[grid]", "[[variants]]\nwings = 2\n[grid]", "variants: 'wings' is no field of"),
         ("dev_data", "watch", "unknown flags --watch"),
     ],
 )

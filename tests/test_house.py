@@ -29,8 +29,8 @@ LAYERS: list[tuple[str, str]] = [
     ("laboratory", "below"),
     ("convert_command merge_command rank_command store_commands", "below"),
     (
-        "demo demo_released demo_training cli recipes ablation",
-        "below demo demo_released demo_training cli recipes ablation __init__",
+        "demo demo_released demo_training cli recipes ablation ablation_grid",
+        "below demo demo_released demo_training cli recipes ablation ablation_grid __init__",
     ),
 ]
 

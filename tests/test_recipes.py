@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mice_st import MiceCrossEncoder, cli
-from mice_st.ablation import AblateOptions, read_grid
+from mice_st.ablation_grid import AblateOptions, read_grid
 from mice_st.collection import Collection, write_beir
 from mice_st.recipes import go_on, read_recipe, run_recipe
 from mice_st.training import TrainingRecipe
@@ -104,18 +104,22 @@ def test_no_example_trains_on_a_set_that_only_measures() -> None:
             )
 
 
-def test_the_example_grid_varies_one_field_at_a_time() -> None:
+def test_the_variants_of_the_example_grid_differ_from_its_base_in_what_their_names_say() -> None:
     _, variants = read_grid(AblateOptions(str(EXAMPLES / "ablation.toml")))
-    assert variants[0].name == "base"
-    assert [variant.name for variant in variants].count("interaction_layers=3") == 1
+    names = [variant.name for variant in variants]
+    assert names[0] == "base"
+    assert names.count("interaction_layers=3") == 1
+    assert "interaction_layers=2, cls_attends_document=false" in names
     for variant in variants[1:]:
-        changed = [
+        changed = {
             name
             for part in ("convert", "train")
             for name, value in getattr(variant, part).items()
             if getattr(variants[0], part).get(name) != value
-        ]
-        assert changed == [variant.name.split("=")[0]]
+        }
+        assert changed == {part.split("=")[0] for part in variant.name.split(", ")}
+        gone = variants[0].convert.keys() - variant.convert.keys()
+        assert gone == ({"corpora"} if "max_sim_residual=false" in variant.name else set())
 
 
 def test_what_the_command_line_says_wins_over_the_step_and_the_step_over_the_file(

@@ -219,10 +219,10 @@ def _make_figure(size: tuple[float, float]) -> Any:
 
 
 def plot_variants(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """nDCG@10 of the variants of an ablation, one bar for each, with a line where the first one lies.
+    """nDCG@10 of the variants of an ablation, one bar for each, with a line where the first one lies and a dot for each before training.
 
     Args:
-        rows: Dictionaries with ``variant``, ``dev_ndcg@10`` and perhaps ``watched_ndcg@10``.
+        rows: Dictionaries with ``variant``, ``dev_ndcg@10`` and perhaps ``watched_ndcg@10``, and under ``start`` the same before training.
         path: PNG file to write.
 
     Raises:
@@ -232,13 +232,16 @@ def plot_variants(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure = _make_figure((5 * len(names) + 2, 1 + 0.35 * len(rows)))
     for place, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), place + 1)
+        variants, before = [row["variant"] for row in rows], [row["start"][name] for row in rows]
         values = [row[name] for row in rows]
-        axes.barh([row["variant"] for row in rows], values, color=["#c1440e", *["#3b5b7a"] * (len(rows) - 1)])
+        axes.barh(variants, values, color=["#c1440e", *["#3b5b7a"] * (len(rows) - 1)])
+        axes.scatter(before, variants, 30, "#dddddd", edgecolors="black", linewidths=0.6, zorder=3)
         axes.axvline(values[0], color="#c1440e", linewidth=1)
         axes.invert_yaxis()
-        margin = max(0.02, 0.5 * (max(values) - min(values)))
-        axes.set_xlim(max(0.0, min(values) - margin), min(1.0, max(values) + margin))
-        axes.set_xlabel(f"nDCG@10, {name.split('_')[0]}")
+        lowest, highest = min(values + before), max(values + before)
+        margin = max(0.02, 0.2 * (highest - lowest))
+        axes.set_xlim(max(0.0, lowest - margin), min(1.0, highest + margin))
+        axes.set_xlabel(f"nDCG@10, {name.split('_')[0]} (dots: before training)")
         if place:
             axes.set_yticklabels([])
     figure.savefig(path, dpi=150)
