@@ -12,6 +12,7 @@ from mice_st.ablation import format_table
 from mice_st.ablation_grid import AblateOptions, read_grid
 from mice_st.collection import Collection, write_beir
 from mice_st.states import encoding
+from mice_st.states.shards import encode_shard
 from mice_st.training import TrainingRecipe, train
 from mice_st.training.dev_sets import build_evaluator
 from mice_st.training.reranker_trainer import RerankerTrainer
@@ -74,6 +75,7 @@ def test_variants_are_compared_with_a_base_that_is_an_ordinary_run(
     alone = train(TrainingRecipe(model=start, output=str(tmp_path / "alone"), **base.train))
     assert rows[0]["dev_ndcg@10"] == alone.best_ndcg_at_10
     untrained = build_evaluator(TrainingRecipe(model=start, output=str(tmp_path / "none"), **base.train))
+    assert untrained is not None
     assert rows[0]["start"] == untrained(MiceCrossEncoder(start, device="cpu"))
     assert rows[0]["last_loss"] == pytest.approx(sum(entry["loss"] for entry in alone.history if "loss" in entry) / 2)
     monkeypatch.setattr(RerankerTrainer, "train", lambda *_, **__: pytest.fail("trained twice"))
@@ -107,9 +109,9 @@ def test_variants_whose_documents_go_the_same_way_share_their_states(
     Path(path).write_text(text.replace("[grid]", "[grid]\ncontextualization_layers = [1]"))
     encoded: list[int] = []
 
-    def count(shard: Any, *rest: Any, original: Any = encoding.encode_shard) -> Any:
+    def count(shard: Any, *rest: Any) -> Any:
         encoded.append(1)
-        return original(shard, *rest)
+        return encode_shard(shard, *rest)
 
     monkeypatch.setattr(encoding, "encode_shard", count)
     assert cli.main(["ablate", path]) == 0

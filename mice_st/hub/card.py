@@ -15,13 +15,14 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from mice_st.hub.card_facts import CardFacts, read_card_facts
-from mice_st.hub.card_results import read_evaluations
+from mice_st.hub.card_results import arrange_results, read_evaluations
 from mice_st.hub.files import CARD_FILE, RECIPE_FILE
 from mice_st.hub.record import Record
 from mice_st.modeling.configuration_mice import MiceConfig
 from mice_st.provenance import read_stages
 
 TEMPLATE = "model_card.md.jinja"
+SHOWN_DIGITS = 4
 TAGS = ["mice", "reranker", "cross-encoder", "sentence-transformers", "text-ranking"]
 
 
@@ -82,7 +83,7 @@ def render_card(folder: Path, repo: str, tag: str, record: Record) -> Card:
         facts=facts,
         config=config,
         parameters=_count_parameters(folder),
-        results=[result for result in facts.results if result.value is not None],
+        tables=arrange_results(name, [result for result in facts.results if result.value is not None]),
         speed=[speed for speed in facts.speed if speed.milliseconds is not None],
         query=json.dumps(query, ensure_ascii=False),
         documents=[json.dumps(document, ensure_ascii=False) for document, _ in example],
@@ -105,7 +106,7 @@ def _front_matter(facts: CardFacts, name: str) -> ModelCardData:
             dataset_name=result.task,
             dataset_split=result.split if result.dataset else None,
             metric_type=result.metric,
-            metric_value=result.value,
+            metric_value=round(result.value, SHOWN_DIGITS),
         )
         for result in facts.results
         if result.value is not None

@@ -78,8 +78,9 @@ def test_a_missing_figure_is_left_out_and_listed(folder: Path) -> None:
     missing = ["ndcg@10 of bi-encoder on python-docs", "ndcg@10 on NanoBEIR", "milliseconds of nothing stored"]
     assert card.missing == missing
     assert f"not stated: {', '.join(missing)}." in card.text
-    assert "| python-docs | ndcg@10 | 0.6567 | BM25 0.5395 | `mice-st evaluate --suite python-docs` |" in card.text
-    assert "| NanoBEIR |" not in card.text
+    table = "| ndcg@10 | python-docs |\n|---|---|\n| **mice-tiny** | 0.6567 |\n| BM25 | 0.5395 |\n\n"
+    assert f"```sh\nmice-st evaluate --suite python-docs\n```\n\n{table}" in card.text
+    assert "NanoBEIR |" not in card.text
     assert "| states stored | 100 | 175.5 | `make demo` |" in card.text
     assert "| nothing stored |" not in card.text
     assert "(speed.png)" in card.text
@@ -142,7 +143,11 @@ def test_facts_that_are_not_sound_are_refused(folder: Path, facts: str, message:
 
 
 EVALUATION = {
-    "sets": [{"name": "a", "group": "in"}, {"name": "b", "group": "in"}, {"name": "c", "group": "out"}],
+    "sets": [
+        {"name": "a", "group": "in", "queries": 2},
+        {"name": "b", "group": "in", "queries": 1000},
+        {"name": "c", "group": "out", "queries": 7},
+    ],
     "systems": [
         {
             "name": name,
@@ -158,12 +163,13 @@ def test_figures_come_from_the_file_of_an_evaluation(folder: Path) -> None:
     (folder / "dev.json").write_text(json.dumps(EVALUATION))
     card = render(folder, "evaluations: [{file: dev.json, system: tiny, command: mice-st evaluate}]")
     assert "results" not in card.missing
-    rows = [line for line in card.text.splitlines() if line.endswith("`mice-st evaluate` |")]
+    assert card.text.count("mice-st evaluate\n") == 1  # all sets in one table
+    rows = card.text.split("mice-st evaluate\n```\n\n")[1].split("\n\n")[0].splitlines()
     assert rows == [
-        "| a (in) | ndcg@10 | 0.5000 | bm25 0.2500 | `mice-st evaluate` |",
-        "| b (in) | ndcg@10 | 0.7500 | bm25 0.5000 | `mice-st evaluate` |",
-        "| mean in | ndcg@10 | 0.6250 | bm25 0.3750 | `mice-st evaluate` |",
-        "| c (out) | ndcg@10 | 0.2500 | bm25 0.1250 | `mice-st evaluate` |",
+        "| ndcg@10 | a (in, 2 queries) | b (in, 1,000 queries) | mean in (2 sets, 1,002 queries) | c (out, 7 queries) |",
+        "|---|---|---|---|---|",
+        "| **mice-tiny** | 0.5000 | 0.7500 | 0.6250 | 0.2500 |",
+        "| bm25 | 0.2500 | 0.5000 | 0.3750 | 0.1250 |",
     ]
     data: Any = ModelCard(card.text).data
     assert [result.metric_value for result in data.eval_results] == [0.5, 0.75, 0.625, 0.25]
@@ -174,7 +180,11 @@ def test_figures_come_from_the_file_of_an_evaluation(folder: Path) -> None:
     [
         ("{file: absent.json, system: tiny, command: c}", FileNotFoundError, "absent.json: evaluations names this"),
         ("{file: dev.json, system: other, command: c}", ValueError, "no system 'other'; there are tiny, bm25"),
-        ("{file: dev.json, system: tiny, command: c, metric: mrr}", ValueError, "a (in): there is no mrr of tiny"),
+        (
+            "{file: dev.json, system: tiny, command: c, metric: mrr}",
+            ValueError,
+            "a (in, 2 queries): there is no mrr of tiny",
+        ),
         ("{file: verification.json, system: tiny, command: c}", ValueError, "was not written by mice-st evaluate"),
     ],
 )
