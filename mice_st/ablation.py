@@ -22,7 +22,6 @@ from mice_st.hub_folder import read_json, write_json
 from mice_st.model_loading import load_cross_encoder
 from mice_st.recipes import flags_of, go_on
 from mice_st.states.fingerprint import fingerprint_of
-from mice_st.training.dev_sets import build_evaluator
 from mice_st.training.recipe import TrainingRecipe
 from mice_st.training.stored_states import CODECS
 from mice_st.training.trainer import train
@@ -100,22 +99,23 @@ def measure_variant(variant: Variant, output: Path, states: str | None = None) -
     if path.is_file():
         return read_json(path)["row"]
     recipe = _recipe(variant, folder, states)
-    evaluator = build_evaluator(recipe)
-    assert evaluator is not None  # convert_variant refuses a recipe without dev data
-    before = evaluator(load_cross_encoder(recipe.model, max_length=recipe.max_length))
     result = train(go_on(recipe))
-    best = next(entry for entry in result.history if entry["step"] == result.best_step and f"eval_{DEV}" in entry)
+    measured = {entry["step"]: _figures(entry) for entry in result.history if f"eval_{DEV}" in entry}
     row = {
         "variant": variant.name,
         "steps": result.steps,
         "seconds": round(result.seconds, 1),
         "parameters": sum(parameter.numel() for parameter in result.model.parameters()),
         "last_loss": fmean([entry["loss"] for entry in result.history if "loss" in entry][-20:]),
-        **{name.removeprefix("eval_"): value for name, value in best.items() if name.endswith("@10")},
-        "start": before,
+        **measured[result.best_step],
+        "start": measured[0],
     }
     write_json(path, {"fields": _fields(variant), "row": row})
     return row
+
+
+def _figures(entry: dict[str, Any]) -> dict[str, float]:
+    return {name.removeprefix("eval_"): value for name, value in entry.items() if name.endswith("@10")}
 
 
 def _recipe(variant: Variant, folder: Path, states: str | None) -> TrainingRecipe:

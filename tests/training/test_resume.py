@@ -98,6 +98,23 @@ def test_a_finished_run_is_resumed_to_itself(recipe: Recipe, limit: dict[str, An
         assert torch.equal(tensor, before[name]), name
 
 
+def test_the_best_checkpoint_is_found_where_the_folder_was_moved_to(
+    recipe: Recipe, toy_folder: Path, tmp_path: Path
+) -> None:
+    fields = {"max_steps": 6, "save_steps": 2, "keep_checkpoints": 3, "dev_data": str(toy_folder), "dev_top_k": 10}
+    here, there = tmp_path / "here", tmp_path / "there"
+    train(recipe(output=str(here), **fields))
+    best, cut, last = list_checkpoints(here / "checkpoints")
+    (last / "optimizer.pt").unlink()
+    state = json.loads((cut / "trainer_state.json").read_text())
+    state |= {"best_metric": 2.0, "best_global_step": 2, "best_model_checkpoint": str(best)}
+    (cut / "trainer_state.json").write_text(json.dumps(state))
+    here.rename(there)
+    assert train(recipe(output=str(there), resume=True, **fields)).best_step == 2
+    for name, tensor in weights(there / "checkpoints" / "checkpoint-2").items():
+        assert torch.equal(tensor, weights(there)[name]), name
+
+
 def test_a_run_from_before_a_field_was_there_goes_on_as_by_default(recipe: Recipe) -> None:
     run = recipe(max_steps=3)
     train(run)
