@@ -7,20 +7,27 @@ the bi-encoder comes in a wheel. Every figure is measured in the run that prints
 from __future__ import annotations
 
 import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from tqdm.auto import tqdm
 
+from mice_st.collection import Collection
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.evaluation.metrics import RunMetrics
 from mice_st.evaluation.quiet import errors_only
-from mice_st.first_stage import Run
+from mice_st.first_stage import BM25, Run
 from mice_st.hub.verification import run_doors
 
 QUERIES = 100
+
+# A query and the ids of its candidates to their scores.
+Score = Callable[[str, list[str]], Sequence[float]]
 
 
 @dataclass
@@ -79,6 +86,47 @@ def check_hub_folder(folder: str | Path, model: MiceCrossEncoder, query: str, te
         if difference > 1e-5:
             raise ValueError(f"{folder}: scores of {door} differ by {difference}")
         print(f"   {door}: largest difference of {len(texts)} scores {difference:.1e}")
+
+
+def find_candidates(collection: Collection, query_ids: Sequence[str], top_k: int) -> tuple[Run, float]:
+    """BM25's best documents of some queries, and the milliseconds that one query took."""
+    bm25 = BM25(collection.corpus)
+    began = time.perf_counter()
+    candidates = bm25.search({query_id: collection.queries[query_id] for query_id in query_ids}, top_k)
+    return candidates, 1000 * (time.perf_counter() - began) / len(query_ids)
+
+
+def take_turns(
+    systems: Mapping[str, Score],
+    collection: Collection,
+    candidates: Run,
+    query_ids: Sequence[str],
+    every: Mapping[str, int] | None = None,
+) -> tuple[dict[str, Run], dict[str, list[float]]]:
+    """Re-rank with several systems, which take turns query by query, so that a busy moment hits all alike.
+
+    Args:
+        systems: What is compared.
+        collection: Its queries.
+        candidates: Query id -> document ids, or a run; queries without any are left out.
+        query_ids: Queries.
+        every: System -> it scores one query of so many, where each takes it long.
+
+    Returns:
+        System -> run, and system -> milliseconds of each query.
+    """
+    runs: dict[str, Run] = {name: {} for name in systems}
+    milliseconds: dict[str, list[float]] = {name: [] for name in systems}
+    for place, query_id in enumerate(tqdm(query_ids, desc="Re-ranking", unit="query", delay=2, leave=False)):
+        query, ids = collection.queries[query_id], list(candidates[query_id])
+        for name, score in systems.items():
+            if not ids or place % (every or {}).get(name, 1):
+                continue
+            began = time.perf_counter()
+            scores = score(query, ids)
+            milliseconds[name].append(1000 * (time.perf_counter() - began))
+            runs[name][query_id] = dict(zip(ids, map(float, scores), strict=True))
+    return runs, milliseconds
 
 
 def largest_difference(texts: Run, stored: Run) -> float:

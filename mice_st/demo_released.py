@@ -5,27 +5,26 @@ from __future__ import annotations
 import shutil
 import statistics
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from tqdm.auto import tqdm
 
 from mice_st.collection import Collection, Document
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.demo import (
     QUERIES,
     DemoOptions,
+    Score,
     check_hub_folder,
     describe_machine,
+    find_candidates,
     largest_difference,
     make_row,
+    take_turns,
 )
 from mice_st.evaluation.metrics import evaluate_run
-from mice_st.first_stage import BM25, Run
 from mice_st.hub_folder import write_json
 from mice_st.python_docs import load_python_docs
 from mice_st.released import DEFAULT_MODEL, find_backbone, resolve_model
@@ -69,9 +68,7 @@ def show_released_model(options: DemoOptions) -> None:
         backbone = find_backbone()
         shutil.copytree(backbone, output / "backbone", dirs_exist_ok=True)  # to try `mice-st convert` on
         bi_encoder = SentenceTransformer(str(backbone), device="cpu")
-        results = compare(
-            model, bi_encoder, BM25(collection.corpus), store, collection, options.test_queries or QUERIES
-        )
+        results = compare(model, bi_encoder, store, collection, options.test_queries or QUERIES)
     results |= {"options": vars(options), "machine": describe_machine()}
     write_json(output / "results.json", results)
     print_table(results["rows"])
@@ -100,43 +97,27 @@ def rank_sample(folder: str, model: MiceCrossEncoder) -> None:
 
 
 def compare(
-    model: MiceCrossEncoder,
-    bi_encoder: SentenceTransformer,
-    bm25: BM25,
-    store: Store,
-    collection: Collection,
-    queries: int,
+    model: MiceCrossEncoder, bi_encoder: SentenceTransformer, store: Store, collection: Collection, queries: int
 ) -> dict[str, Any]:
-    """Re-rank and measure quality and time; systems take turns query by query, so that a busy moment hits all alike."""
+    """Re-rank and measure quality and time."""
     # Evenly spread over the names, so that the queries are not all of a few modules.
     step = max(1, len(collection.queries) // queries)
     query_ids = list(collection.queries)[::step][:queries]
-    began = time.perf_counter()
-    candidates = bm25.search({query_id: collection.queries[query_id] for query_id in query_ids}, TOP_K)
-    bm25_ms = 1000 * (time.perf_counter() - began) / len(query_ids)
+    candidates, bm25_ms = find_candidates(collection, query_ids, TOP_K)
     wanted = sorted({item for found in candidates.values() for item in found})
     vectors = dict(zip(wanted, bi_encoder.encode([collection.corpus[item] for item in wanted]), strict=True))
-    systems: dict[str, Callable[[str, list[str]], dict[str, float]]] = {
-        "bi-encoder": lambda query, ids: dict(
-            zip(ids, (np.stack([vectors[i] for i in ids]) @ bi_encoder.encode(query)).tolist(), strict=True)
-        ),
-        STORED: lambda query, ids: {
-            entry["corpus_id"]: entry["score"] for entry in model.rank(query, store=store, ids=ids)
-        },
-        DEFAULT_MODEL: lambda query, ids: dict(
-            zip(ids, model.predict([(query, collection.corpus[i]) for i in ids]).tolist(), strict=True)
-        ),
+
+    def from_store(query: str, ids: list[str]) -> list[float]:
+        scores = {entry["corpus_id"]: entry["score"] for entry in model.rank(query, store=store, ids=ids)}
+        return [scores[item] for item in ids]
+
+    systems: dict[str, Score] = {
+        "bi-encoder": lambda query, ids: np.stack([vectors[i] for i in ids]) @ bi_encoder.encode(query),
+        STORED: from_store,
+        DEFAULT_MODEL: lambda query, ids: model.predict([(query, collection.corpus[i]) for i in ids]),
     }
-    runs: dict[str, Run] = {name: {} for name in systems}
-    milliseconds: dict[str, list[float]] = {name: [] for name in systems}
-    for place, query_id in enumerate(tqdm(query_ids, desc="Re-ranking", unit="query", delay=2, leave=False)):
-        query, ids = collection.queries[query_id], list(candidates[query_id])
-        for name, score in systems.items():
-            if not ids or (name == DEFAULT_MODEL and place % QUERIES_OF_ONE_FROM_TEXTS):
-                continue
-            began = time.perf_counter()
-            runs[name][query_id] = score(query, ids)
-            milliseconds[name].append(1000 * (time.perf_counter() - began))
+    every = {DEFAULT_MODEL: QUERIES_OF_ONE_FROM_TEXTS}
+    runs, milliseconds = take_turns(systems, collection, candidates, query_ids, every)
     difference = largest_difference(runs[DEFAULT_MODEL], runs[STORED])
     print(
         f"   scores from the store against scores from texts, {len(runs[DEFAULT_MODEL])} queries: "

@@ -6,9 +6,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +20,17 @@ from mice_st.convert import convert
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.demo import (
     DemoOptions,
+    Score,
     check_hub_folder,
     describe_machine,
+    find_candidates,
     largest_difference,
     make_row,
+    take_turns,
 )
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.plots import plot_quality_and_time
-from mice_st.first_stage import BM25, Run
+from mice_st.first_stage import Run
 from mice_st.hub_folder import write_json
 from mice_st.modeling.modeling_mice import DocumentStates
 from mice_st.python_docs import load_python_docs
@@ -38,23 +39,6 @@ from mice_st.training.recipe import TrainingRecipe
 from mice_st.training.trainer import train
 
 TOP_K = 100
-
-
-@dataclass(frozen=True)
-class Systems:
-    """What is compared, each as a function from a query and its candidates to their scores.
-
-    Attributes:
-        bi_encoder: The backbone's own vectors; those of the documents are computed beforehand.
-        cross_encoder: Trained like MICE.
-        mice: From the documents' texts.
-        mice_stored: From the documents' states, computed beforehand.
-    """
-
-    bi_encoder: Callable[[str, list[str]], list[float]]
-    cross_encoder: Callable[[str, list[str]], list[float]]
-    mice: Callable[[str, list[str]], list[float]]
-    mice_stored: Callable[[str, list[str]], list[float]]
 
 
 def show_training(options: DemoOptions) -> None:
@@ -150,11 +134,7 @@ def compare(
     # Evenly spread over the names, so that the cross-encoder's queries are not all of one module.
     step = max(1, len(query_ids) // options.cross_encoder_queries)
     sample = query_ids[::step][: options.cross_encoder_queries]
-    bm25 = BM25(collection.corpus)
-    began = time.perf_counter()
-    candidates = bm25.search({query_id: collection.queries[query_id] for query_id in query_ids}, TOP_K)
-    bm25_ms = 1000 * (time.perf_counter() - began) / len(query_ids)
-
+    candidates, bm25_ms = find_candidates(collection, query_ids, TOP_K)
     began = time.perf_counter()
     states = dict(zip(collection.corpus, mice.encode_documents(list(collection.corpus.values())), strict=True))
     seconds = time.perf_counter() - began
@@ -162,14 +142,17 @@ def compare(
     tokens = sum(len(value) for value in half.values())
     print(f"   {len(half)} documents encoded once in {seconds:.0f} s; {2 * tokens * 384 / 1e6:.0f} MB in float16")
     vectors = dict(zip(collection.corpus, bi_encoder.encode(list(collection.corpus.values())), strict=True))
-    systems = Systems(
-        bi_encoder=lambda query, ids: (np.stack([vectors[i] for i in ids]) @ bi_encoder.encode(query)).tolist(),
-        cross_encoder=lambda query, ids: cross_encoder.predict([(query, collection.corpus[i]) for i in ids]).tolist(),
-        mice=lambda query, ids: mice.predict([(query, collection.corpus[i]) for i in ids]).tolist(),
-        mice_stored=lambda query, ids: mice.predict([(query, half[i]) for i in ids]).tolist(),
-    )
-    runs, milliseconds = rerank(systems, collection, candidates, query_ids, sample)
+    systems: dict[str, Score] = {
+        "bi-encoder": lambda query, ids: np.stack([vectors[i] for i in ids]) @ bi_encoder.encode(query),
+        "cross-encoder": lambda query, ids: cross_encoder.predict([(query, collection.corpus[i]) for i in ids]),
+        "mice": lambda query, ids: mice.predict([(query, collection.corpus[i]) for i in ids]),
+        "mice-stored": lambda query, ids: mice.predict([(query, half[i]) for i in ids]),
+    }
+    runs, milliseconds = take_turns(systems, collection, candidates, sample)
     runs["bm25"], milliseconds["bm25"] = candidates, [bm25_ms]
+    rest = [query_id for query_id in query_ids if query_id not in set(sample) and candidates[query_id]]
+    for name in ("bi-encoder", "mice-stored"):
+        runs[name] |= score_on_all_cores(systems[name], collection, candidates, rest)
     # Stored states change where the work is done, not the scores; MICE from texts is timed on the sample only.
     difference = largest_difference(runs["mice"], runs["mice-stored"])
     print(f"   scores from float16 states against scores from texts: largest difference {difference:.1e}")
@@ -189,39 +172,23 @@ def compare(
     }
 
 
-def rerank(
-    systems: Systems, collection: Collection, candidates: Run, query_ids: list[str], sample: list[str]
-) -> tuple[dict[str, Run], dict[str, list[float]]]:
-    """Score the candidates; on the sample, systems take turns query by query, so that a busy moment hits all alike.
+def score_on_all_cores(score: Score, collection: Collection, candidates: Run, query_ids: list[str]) -> Run:
+    """Scores of queries that are not timed: one query per core is faster than all cores on one query."""
 
-    Returns:
-        System -> run, and system -> milliseconds of each query.
-    """
-    runs: dict[str, Run] = {name: {} for name in ("bi-encoder", "cross-encoder", "mice", "mice-stored")}
-    milliseconds: dict[str, list[float]] = {name: [] for name in runs}
-    for query_id in tqdm(sample, desc="Timing", unit="query", delay=2):
-        ids, query = list(candidates[query_id]), collection.queries[query_id]
-        for name, score in vars(systems).items():
-            began = time.perf_counter()
-            scores = score(query, ids) if ids else []
-            milliseconds[name.replace("_", "-")].append(1000 * (time.perf_counter() - began))
-            runs[name.replace("_", "-")][query_id] = dict(zip(ids, scores, strict=True))
+    def score_one(query_id: str) -> dict[str, float]:
+        ids = list(candidates[query_id])
+        return dict(zip(ids, map(float, score(collection.queries[query_id], ids)), strict=True))
 
-    def score_rest(query_id: str) -> None:
-        ids, query = list(candidates[query_id]), collection.queries[query_id]
-        runs["bi-encoder"][query_id] = dict(zip(ids, systems.bi_encoder(query, ids), strict=True))
-        runs["mice-stored"][query_id] = dict(zip(ids, systems.mice_stored(query, ids), strict=True))
-
-    # The other queries only need scores: one query per core is faster than all cores on one query.
-    rest = [query_id for query_id in query_ids if query_id not in set(sample) and candidates[query_id]]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads) as pool:
-            list(tqdm(pool.map(score_rest, rest), desc="Re-ranking", unit="query", total=len(rest), delay=2))
+            scored = tqdm(
+                pool.map(score_one, query_ids), desc="Re-ranking", unit="query", total=len(query_ids), delay=2
+            )
+            return dict(zip(query_ids, scored, strict=True))
     finally:
         torch.set_num_threads(threads)
-    return runs, milliseconds
 
 
 def print_table(results: dict[str, Any]) -> None:
