@@ -112,6 +112,12 @@ class ExactTrainer(BaseTrainer):
             )
         return loss
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As in sentence-transformers; afterwards the generators stand as before, so that how often a run is measured changes no weight."""
+        device = self.args.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            return super().evaluate(*args, **kwargs)
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As in transformers, with ``documents_per_second``, ``tokens_per_second`` and ``seconds_left`` beside each loss."""
         if "loss" in logs:

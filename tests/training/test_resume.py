@@ -98,6 +98,17 @@ def test_a_finished_run_is_resumed_to_itself(recipe: Recipe, limit: dict[str, An
         assert torch.equal(tensor, before[name]), name
 
 
+def test_how_often_a_run_is_measured_and_saved_changes_no_weight(
+    recipe: Recipe, toy_folder: Path, tmp_path: Path
+) -> None:
+    measured = {"dev_data": str(toy_folder), "dev_top_k": 10}
+    never = train(recipe(output=str(tmp_path / "never"), max_steps=6, save_steps=6))
+    for save_steps in (2, 3):
+        often = recipe(output=str(tmp_path / f"every-{save_steps}"), max_steps=6, save_steps=save_steps, **measured)
+        losses = [entry["loss"] for entry in train(often).history if "loss" in entry]
+        assert losses == [entry["loss"] for entry in never.history]
+
+
 def test_the_best_checkpoint_is_found_where_the_folder_was_moved_to(
     recipe: Recipe, toy_folder: Path, tmp_path: Path
 ) -> None:
