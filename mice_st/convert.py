@@ -46,7 +46,7 @@ MASK3_FRAME: dict[str, Any] = {
 
 # Scale of the pooled residual beside the MaxSim residual's 20. Of 2, 4, 6 and 8, each with several match bonuses and document shares,
 # it is within .0004 of the best mean nDCG@10 over seven development collections, and better than that one on covidqa, where BM25 is
-# strong (all-MiniLM-L6-v2, before any training, see docs/training.md).
+# strong (all-MiniLM-L6-v2, before any training, see docs/choices.md).
 POOLED_BESIDE_MAX_SIM = 4.0
 
 SHARED = tuple(f".cross_attention.{part}.{kind}" for part in ("key", "value") for kind in ("weight", "bias"))

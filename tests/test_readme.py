@@ -1,10 +1,12 @@
 """The README, tried as a new user would: every Python block and every command in it runs and prints what it shows."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,18 @@ ELSEWHERE = {
     "mice-st mask --model demo_output/cross-encoder --queries 20 --top_k 20 --convert true": "tests/masking",
     "mice-st demo --train true": "tests/test_demo.py",
     "mice-st push --model hub_cards/mice-mini --repo your-name/your-model --dry_run true": "tests/hub/test_push.py",
+}
+# Rows of the tables of quality -> systems in the evaluations' files.
+MEASURED = {
+    "BM25": "bm25",
+    "bi-encoder (all-MiniLM-L6-v2)": "all-MiniLM-L6-v2",
+    "cross-encoder, same collections": "cross-encoder-teacher",
+    "ColBERT, same rows and steps": "colbert",
+    **{
+        f"`{name}`, {codec} states": f"{name}@{codec}"
+        for name in ("mice-mini", "mice-mini-narrow")
+        for codec in ("fp16", "int8", "int4")
+    },
 }
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = read_blocks(ROOT / "README.md")
@@ -78,6 +92,20 @@ def test_shell_blocks_run(folder: Path) -> None:
     assert set(ELSEWHERE) <= {*stated}
     output = run(["bash", "-euo", "pipefail", "-c", "\n".join(mine)], folder)
     assert "Paris is the capital of France." in output
+
+
+@pytest.mark.parametrize(("title", "file"), [("nDCG@10", "dev.json"), ("nDCG@10, all queries", "all.json")])
+def test_the_tables_of_quality_show_what_was_measured(title: str, file: str) -> None:
+    results = json.loads((HUB_CARDS / DEFAULT_MODEL / "evaluation" / file).read_text(encoding="utf-8"))
+    lines = README[README.index(f"| {title} | ") :].splitlines()
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in takewhile(bool, lines))
+    columns = [column.partition(" (")[0] for column in header[1:]]
+    measured = {}
+    for system in results["systems"]:
+        groups = {f"mean {group}": figures for group, figures in system["groups"].items()}
+        figures = system["sets"] | groups
+        measured[system["name"]] = [f"{figures[column]['ndcg@10']:.3f}".removeprefix("0") for column in columns]
+    assert {MEASURED[label]: shown for label, *shown in rows} == measured
 
 
 def test_architecture_picture_is_the_scripts_own(tmp_path: Path) -> None:
