@@ -234,13 +234,15 @@ def plot_variants(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes = figure.add_subplot(1, len(names), place + 1)
         variants, before = [row["variant"] for row in rows], [row["start"][name] for row in rows]
         values = [row[name] for row in rows]
-        axes.barh(variants, values, color=["#c1440e", *["#3b5b7a"] * (len(rows) - 1)])
+        bars = axes.barh(variants, values, color=["#c1440e", *["#3b5b7a"] * (len(rows) - 1)])
+        axes.bar_label(bars, fmt="%.4f", fontsize=7, padding=6)
         axes.scatter(before, variants, 30, "#dddddd", edgecolors="black", linewidths=0.6, zorder=3)
         axes.axvline(values[0], color="#c1440e", linewidth=1)
+        axes.margins(y=0.01)
         axes.invert_yaxis()
         lowest, highest = min(values + before), max(values + before)
-        margin = max(0.02, 0.2 * (highest - lowest))
-        axes.set_xlim(max(0.0, lowest - margin), min(1.0, highest + margin))
+        margin = max(0.02, 0.2 * (highest - lowest))  # the figures beside the bars need it
+        axes.set_xlim(max(0.0, lowest - margin), highest + margin)
         axes.set_xlabel(f"nDCG@10, {name.split('_')[0]} (dots: before training)")
         if place:
             axes.set_yticklabels([])
