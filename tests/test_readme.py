@@ -94,21 +94,27 @@ def test_shell_blocks_run(folder: Path) -> None:
     assert "Paris is the capital of France." in output
 
 
-@pytest.mark.parametrize(("title", "file"), [("nDCG@10", "dev.json"), ("nDCG@10, all queries", "all.json")])
-def test_the_tables_of_quality_show_what_was_measured(title: str, file: str) -> None:
-    results = json.loads((HUB_CARDS / DEFAULT_MODEL / "evaluation" / file).read_text(encoding="utf-8"))
+@pytest.mark.parametrize(
+    ("title", "files"), [("nDCG@10", ["dev.json"]), ("nDCG@10, more queries", ["in_domain.json", "all.json"])]
+)
+def test_the_tables_of_quality_show_what_was_measured(title: str, files: list[str]) -> None:
+    measured: dict[str, dict[str, str]] = {}
+    for file in files:
+        results = json.loads((HUB_CARDS / DEFAULT_MODEL / "evaluation" / file).read_text(encoding="utf-8"))
+        queries = {entry["name"]: f" ({entry['queries']:,})" for entry in results["sets"]}
+        only_codec, *others = results["options"]["codecs"]
+        for system in results["systems"]:
+            # One codec alone is not part of a system's name.
+            is_named = system["kind"] != "mice" or others
+            figures = measured.setdefault(system["name"] if is_named else f"{system['name']}@{only_codec}", {})
+            for name, figure in {**system["sets"], **system["groups"]}.items():
+                column = name + queries[name] if len(files) > 1 and name in queries else name
+                figures[column] = f"{figure['ndcg@10']:.3f}".removeprefix("0")
     lines = README[README.index(f"| {title} | ") :].splitlines()
     header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in takewhile(bool, lines))
-    columns = [column.partition(" (")[0] for column in header[1:]]
-    measured = {}
-    (only_codec, *others) = results["options"]["codecs"]
-    for system in results["systems"]:
-        groups = {f"mean {group}": figures for group, figures in system["groups"].items()}
-        figures = system["sets"] | groups
-        # One codec alone is not part of a system's name.
-        name = f"{system['name']}@{only_codec}" if system["kind"] == "mice" and not others else system["name"]
-        measured[name] = [f"{figures[column]['ndcg@10']:.3f}".removeprefix("0") for column in columns]
-    assert {MEASURED[label]: shown for label, *shown in rows} == measured
+    columns = [column.removeprefix("mean ") for column in header[1:]]
+    shown = {MEASURED[label]: dict(zip(columns, cells, strict=True)) for label, *cells in rows}
+    assert shown == {name: {column: figures[column] for column in columns} for name, figures in measured.items()}
 
 
 def test_architecture_picture_is_the_scripts_own(tmp_path: Path) -> None:
