@@ -37,7 +37,8 @@ def run_ablate(options: AblateOptions) -> None:
     }
     rows = {}
     # Neighbours with the same states: the evaluators keep those of one encoder.
-    together = sorted(variants, key=lambda variant: list(states.values()).index(states[variant.name]))
+    order = list(dict.fromkeys(states.values()))
+    together = sorted(variants, key=lambda variant: order.index(states[variant.name]))
     for variant in tqdm(together, "Ablation", unit="variant", delay=2):
         rows[variant.name] = measure_variant(variant, output, states[variant.name])
     ordered = [rows[variant.name] for variant in variants]
@@ -57,14 +58,16 @@ def convert_variant(variant: Variant, output: Path) -> str | None:
 
     Returns:
         Path of the store for the states of its training documents, the same for all variants whose documents go the same way; None where
-        lower layers are trained, or the grid says where the states lie.
+        lower layers are trained, the grid says where the states lie, or the variant is measured already.
 
     Raises:
         ValueError: If the folder holds another variant, or the conversion or the recipe is impossible; names the variant.
     """
     folder = output / _folder_name(variant.name)
-    if (made := folder / "variant.json").is_file() and read_json(made)["fields"] != _fields(variant):
-        raise ValueError(f"{folder}: was made with other fields; name another output")
+    if (made := folder / "variant.json").is_file():
+        if read_json(made)["fields"] != _fields(variant):
+            raise ValueError(f"{folder}: was made with other fields; name another output")
+        return None
     start = folder / "start"
     try:
         recipe = _recipe(variant, folder, None)

@@ -9,13 +9,13 @@ list takes a field away.
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Container
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mice_st.convert_command import ConvertOptions
+from mice_st.recipes import as_word, read_toml
 from mice_st.training.recipe import TrainingRecipe
 
 BASE = "base"
@@ -59,12 +59,7 @@ def read_grid(options: AblateOptions) -> tuple[Path, list[Variant]]:
         ValueError: If it cannot be read, or a field belongs to neither conversion nor training.
     """
     path = Path(options.grid)
-    if not path.is_file():
-        raise FileNotFoundError(f"grid: there is no file {path}")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    content = read_toml(options.grid, "grid")
     convert, recipe, grid = (dict(content.get(name, {})) for name in ("convert", "train", "grid"))
     output = options.output or content.get("output")
     if output is None:
@@ -72,9 +67,8 @@ def read_grid(options: AblateOptions) -> tuple[Path, list[Variant]]:
     recipe |= {name: value for name in ("limit", "max_steps") if (value := getattr(options, name)) is not None}
     known = {
         **{item.name: "train" for item in fields(TrainingRecipe)},
-        **{
-            item.name: "convert" for item in fields(ConvertOptions)
-        },  # of both, such as seed, conversion's comes with training's
+        # Of what both have, such as seed, conversion's comes with training's.
+        **{item.name: "convert" for item in fields(ConvertOptions)},
     }
     _check(grid, content.get("variants", []), known, path)
     variants = []
@@ -85,7 +79,7 @@ def read_grid(options: AblateOptions) -> tuple[Path, list[Variant]]:
                 parts[part].pop(name, None)
                 if value != []:
                     parts[part][name] = value
-        label = ", ".join(f"{name}={_word(value)}" for name, value in change.items() if value != []) or BASE
+        label = ", ".join(f"{name}={as_word(value)}" for name, value in change.items() if value != []) or BASE
         variants.append(Variant(label, parts["convert"], parts["train"]))
     return Path(output), variants
 
@@ -108,7 +102,3 @@ def _changes(grid: dict[str, list[Any]], mode: Literal["each", "product"], path:
     if mode != "each":
         raise ValueError(f"{path}: mode: must be each or product, got {mode!r}")
     return [{}, *({name: value} for name, values in grid.items() for value in values)]
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

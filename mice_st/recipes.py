@@ -105,12 +105,7 @@ def read_recipe(path: str, flags: Sequence[str] = ()) -> tuple[Path, list[Step]]
     Returns:
         The output folder and the steps; see ``run_recipe`` for the arguments and the errors.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"recipe: there is no file {path}")
-    try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    content = read_toml(path, "recipe")
     given = _group_flags(flags)
     for name in ("output", "data"):
         if name in given:
@@ -138,6 +133,25 @@ def read_recipe(path: str, flags: Sequence[str] = ()) -> tuple[Path, list[Step]]
         places[step["name"]] = place
     _refuse_unused(given, used)
     return output, read
+
+
+def read_toml(path: str, field: str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Args:
+        path: The file.
+        field: Option that named it, for the message.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no TOML; names the file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{field}: there is no file {path}")
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _read_step(
@@ -184,7 +198,12 @@ def _words(value: Any) -> list[str]:
     """A value of TOML as the words of a flag."""
     if isinstance(value, list):
         return [word for item in value for word in _words(item)]
-    return [str(value).lower() if isinstance(value, bool) else str(value)]
+    return [as_word(value)]
+
+
+def as_word(value: Any) -> str:
+    """A single value of TOML as it stands on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _fill(word: str, places: Mapping[str, str], where: str) -> str:

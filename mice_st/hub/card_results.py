@@ -12,6 +12,8 @@ from typing import Any
 from mice_st.hub.card_facts import Evaluation, Result
 from mice_st.hub_folder import read_json
 
+SHOWN_DIGITS = 4
+
 
 @dataclass(frozen=True)
 class ResultTable:
@@ -42,14 +44,14 @@ def arrange_results(name: str, results: Sequence[Result]) -> list[ResultTable]:
         members = list(group)
         compared = (pair for result in members for pair in result.compared.items())
         systems = dict.fromkeys(system for system, value in compared if value is not None)
-        rows = {name: [f"{result.value:.4f}" for result in members]}
+        rows = {name: [_shown(result.value) for result in members]}
         rows |= {system: [_shown(result.compared.get(system)) for result in members] for system in systems}
         tables.append(ResultTable(metric, command, [result.task for result in members], rows))
     return tables
 
 
 def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "" if value is None else f"{value:.{SHOWN_DIGITS}f}"
 
 
 def read_evaluations(folder: Path, evaluations: Sequence[Evaluation]) -> list[Result]:

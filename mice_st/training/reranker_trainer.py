@@ -113,7 +113,7 @@ class ExactTrainer(BaseTrainer):
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As in sentence-transformers; afterwards the generators stand as before, so that how often a run is measured changes no weight."""
+        """As in sentence-transformers; afterwards torch's generators stand as before, so that how often a run is measured changes no weight."""
         device = self.args.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             return super().evaluate(*args, **kwargs)

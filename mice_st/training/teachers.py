@@ -15,9 +15,8 @@ from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.store import open_store
 from mice_st.training.stored_states import CODECS, DiskStates, encode_to_disk
 
-STORED_CODEC = CODECS[
-    "float16"
-]  # training's own default, so that a student that starts as the teacher reads the same store
+# Training's own default, so that a student that starts as the teacher reads the same store.
+STORED_CODEC = CODECS["float16"]
 
 
 class Teachers:
