@@ -24,10 +24,11 @@ from transformers.utils import logging
 
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.hub_folder import write_hub_folder
-from mice_st.modeling.backbones import BertBackbone, Origin, backbone_of
+from mice_st.modeling.backbones import backbone_of
+from mice_st.modeling.bert_backbones import BertBackbone, Origin
 from mice_st.modeling.configuration_mice import MiceConfig
+from mice_st.modeling.inputs import count_pair_separators
 from mice_st.modeling.modeling_mice import MiceForSequenceClassification
-from mice_st.modeling.st_mice import count_pair_separators
 
 logger = logging.get_logger(__name__)
 

@@ -19,14 +19,9 @@ from torch import Tensor, nn
 from tqdm.autonotebook import tqdm
 
 from mice_st.hub_folder import MODULE_REFERENCE, complete_hub_folder
+from mice_st.modeling.inputs import check_pair, check_text, is_states
 from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
-from mice_st.modeling.st_mice import (
-    CHARACTERS_PER_TOKEN,
-    MiceTransformer,
-    check_pair,
-    check_text,
-    is_states,
-)
+from mice_st.modeling.st_mice import CHARACTERS_PER_TOKEN, MiceTransformer
 from mice_st.states.passages import check_overlap, join_passages, score_passages, tokenize_documents
 from mice_st.states.ranking import rank_store
 from mice_st.states.shards import encode_batches

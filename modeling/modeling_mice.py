@@ -5,9 +5,9 @@ A cross-encoder reads query and document together in every layer. MICE keeps the
 then frozen, and a few interaction layers let the query's tokens read those states, one way. The score is read off the
 query's [CLS]. Documents never see a query, so their states can be computed once and stored.
 
-``contextualization.py``, this file and ``layers.py`` are the obvious reference: padded batches, one line of mathematics
-per line of code, in the order of execution. ``interaction.py`` computes the same scores faster for one query and many
-documents.
+``contextualization.py``, this file, ``layers.py`` and ``attention.py`` are the obvious reference: padded batches, one line
+of mathematics per line of code, in the order of execution. ``interaction.py`` computes the same scores faster for one
+query and many documents.
 
 Shape letters used in comments:
     B  pairs in a batch              N  texts in a batch (queries or documents)
@@ -29,10 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from .attention import document_attention_mask, text_attention_mask
 from .configuration_mice import MiceConfig
 from .contextualization import MiceContextualization
 from .interaction import CHUNK_DOCUMENTS, score_documents
-from .layers import MiceInteractionLayer, document_attention_mask, text_attention_mask
+from .layers import MiceInteractionLayer
 from .modernbert_layers import scale_normalised
 from .pairs import split_pairs
 from .residuals import MiceMatchResidual, MiceMaxSimResidual, average_matches, exact_matches

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from .layers import LayerSettings, MiceAttention, MiceFeedForward
+from .attention import LayerSettings, MiceAttention
+from .layers import MiceFeedForward
 
 
 def scale_normalised(norm: nn.LayerNorm, states: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ from typing import Any
 from transformers import AutoConfig
 from transformers.configuration_utils import PretrainedConfig
 
-from .backbones import BertBackbone, backbone_of
+from .attention import LayerSettings
+from .backbones import backbone_of
+from .bert_backbones import BertBackbone
 from .config_checks import check_config, describe
-from .layers import LayerSettings
 
 
 class MiceConfig(PretrainedConfig):

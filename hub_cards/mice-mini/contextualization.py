@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .attention import text_attention_mask
 from .configuration_mice import MiceConfig
-from .layers import text_attention_mask
 from .states import EncodedTexts
 
 

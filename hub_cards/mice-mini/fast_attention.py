@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .attention import MiceAttention
 from .chunks import ConversionBuffer
-from .layers import MiceAttention
 
 
 class LayerDocuments(NamedTuple):

@@ -25,8 +25,8 @@ from mice_st.benchmark.corpus import VECTOR_WIDTH
 from mice_st.benchmark.flops import bytes_per_document
 from mice_st.benchmark.models import Models
 from mice_st.benchmark.systems import BATCH, Case, Ranker, Ranking, Skipped, System, to_ranking
+from mice_st.modeling.inputs import pad_ids
 from mice_st.modeling.modeling_mice import EncodedTexts
-from mice_st.modeling.st_mice import pad_ids
 
 
 def _through_sentence_transformers(name: str) -> Any:

@@ -8,7 +8,8 @@ from typing import Any
 
 from mice_st.benchmark import flops
 from mice_st.benchmark.systems import Case, encode_query
-from mice_st.modeling.interaction import absorbing_pays, score_documents
+from mice_st.modeling.interaction import score_documents
+from mice_st.modeling.prepared_query import absorbing_pays
 from mice_st.states.sqlite_store import SqliteStore
 
 

@@ -19,9 +19,9 @@ from mice_st.benchmark.corpus import Corpus
 from mice_st.benchmark.flops import bytes_per_document, keys_values_bytes_per_document
 from mice_st.benchmark.models import Models, ModelSize
 from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.modeling.inputs import pad_ids
 from mice_st.modeling.interaction import score_documents
 from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts
-from mice_st.modeling.st_mice import pad_ids
 from mice_st.states.packed import PackedStates
 from mice_st.states.sqlite_store import SqliteStore
 

@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from mice_st.masking.pair_layout import PADDING, PairLayout, restarted_positions
-from mice_st.modeling.layers import eager_attention
+from mice_st.modeling.attention import eager_attention
 
 # Names under which transformers knows our two attention functions, by what computes them.
 IMPLEMENTATIONS = {"sdpa": "segment_masked_sdpa", "eager": "segment_masked_eager"}

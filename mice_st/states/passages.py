@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mice_st.modeling.inputs import check_text
 from mice_st.modeling.interaction import score_documents
-from mice_st.modeling.st_mice import MiceTransformer, check_text
+from mice_st.modeling.st_mice import MiceTransformer
 from mice_st.modeling.states import DocumentStates, EncodedTexts
 
 from .packed import PackedStates

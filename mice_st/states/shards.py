@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from mice_st.modeling.inputs import pad_ids
 from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts
-from mice_st.modeling.st_mice import MiceTransformer, pad_ids
+from mice_st.modeling.st_mice import MiceTransformer
 
 from .passages import tokenize_documents
 

@@ -8,8 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mice_st import MiceConfig, MiceForSequenceClassification
 from mice_st.benchmark import flops
-from mice_st.modeling.interaction import absorbing_pays, score_documents
+from mice_st.modeling.interaction import score_documents
 from mice_st.modeling.modeling_mice import DocumentStates
+from mice_st.modeling.prepared_query import absorbing_pays
 
 TINY = flops.Shape(width=2, inner=3, heads=1)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BertConfig
 
-from mice_st.modeling import interaction
+from mice_st.modeling import prepared_query
 from mice_st.modeling.configuration_mice import MiceConfig
 from mice_st.modeling.interaction import project_documents, score_documents
 from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
@@ -111,7 +111,7 @@ def test_every_way_to_score_agrees(seed: int, shake: Callable[..., None], monkey
         one = model.score(alone, EncodedTexts.pad(documents[:1], torch.float32, torch.device("cpu")))
         torch.testing.assert_close(one[0], expected[:1], atol=1e-5, rtol=1e-6)
         for absorbed in (True, False):
-            monkeypatch.setattr(interaction, "absorbing_pays", lambda *_, absorbed=absorbed: absorbed)
+            monkeypatch.setattr(prepared_query, "absorbing_pays", lambda *_, absorbed=absorbed: absorbed)
             fast.append((score_documents(model, query, documents, 2), expected))
         packed = PackedStates.from_documents(documents, "fp32")
         fast.append((score_documents(model, query, packed, 3), expected))

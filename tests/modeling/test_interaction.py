@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mice_st.modeling import interaction
+from mice_st.modeling import prepared_query
 from mice_st.modeling.configuration_mice import MiceConfig
-from mice_st.modeling.interaction import absorbing_pays, project_documents, score_documents
+from mice_st.modeling.interaction import project_documents, score_documents
 from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
+from mice_st.modeling.prepared_query import absorbing_pays
 from mice_st.states.packed import PackedStates
 
 VOCABULARY = 60
@@ -88,7 +89,7 @@ CHOICES: dict[str, list[Any]] = {
 def test_every_configuration_scores_as_the_obvious_path(
     absorbed: bool, pooling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interaction, "absorbing_pays", lambda *_: absorbed)
+    monkeypatch.setattr(prepared_query, "absorbing_pays", lambda *_: absorbed)
     for place, values in enumerate(itertools.product(*CHOICES.values())):
         fields = dict(zip(CHOICES, values, strict=True))
         model = build(interaction_layers=2 + place % 2, pooling=pooling, **fields)
