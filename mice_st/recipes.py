@@ -1,7 +1,7 @@
 """Recipe files: ``mice-st train RECIPE.toml`` runs what a file describes, step after step, and goes on where it stopped.
 
 A file without ``[[steps]]`` holds the fields of one ``TrainingRecipe``. Otherwise each step names a command of ``mice-st`` (``convert``,
-``train``, ``mine``, ``label`` or ``merge``; ``train`` where it names none) and gives its flags::
+``train``, ``mine``, ``label``, ``merge`` or ``evaluate``; ``train`` where it names none) and gives its flags::
 
     output = "runs/example"
     data = "data"
@@ -38,7 +38,8 @@ from mice_st.hub_folder import read_json, write_json
 from mice_st.training.checkpoints import is_complete, list_checkpoints, with_defaults
 
 MODEL_COMMANDS = ("convert", "train", "merge")  # their output is a model folder, which keeps the recipe that made it
-STEP_COMMANDS = (*MODEL_COMMANDS, "mine", "label")
+FILE_COMMANDS = {"mine": ".jsonl", "label": ".jsonl", "evaluate": ".json"}  # their output is a file of this kind
+STEP_COMMANDS = (*MODEL_COMMANDS, *FILE_COMMANDS)
 PLACEHOLDER = re.compile(r"\{([\w.-]+)\}")
 MARKERS = "steps"  # folder of one JSON file for each finished step
 
@@ -127,8 +128,7 @@ def read_recipe(path: str, flags: Sequence[str] = ()) -> tuple[Path, list[Step]]
     for step in steps:
         if "name" not in step or step["name"] in places:
             raise ValueError(f"{path}: step {len(read) + 1} has no name, or that of an earlier step")
-        suffix = ".jsonl" if step.get("command") in ("mine", "label") else ""
-        place = str(output / f"{step['name']}{suffix}")
+        place = str(output / f"{step['name']}{FILE_COMMANDS.get(step.get('command', 'train'), '')}")
         read.append(_read_step(path, {"output": place, **step}, shared, given, places, used))
         places[step["name"]] = place
     _refuse_unused(given, used)

@@ -75,7 +75,7 @@ def test_every_example_can_be_read_and_names_what_it_makes() -> None:
     for path in recipes:
         output, steps = read_recipe(str(path), ["--data", "elsewhere"])
         assert output == Path("runs") / path.stem
-        assert steps[-1].command == ("merge" if path.stem.startswith("mice-") else "train")
+        assert steps[-1].command == ("evaluate" if path.stem.startswith("mice-") else "train")
         assert Path(steps[-1].options.output).parent == output
         last_trained = [step for step in steps if step.command == "train"][-1]
         if path.stem in TO_COMPARE_WITH:  # trained to the end whatever the dev sets say
@@ -216,6 +216,23 @@ def test_steps_are_done_once_and_seeds_have_mean_and_spread(
     run_recipe(two_steps, ["--max_steps", "2"])
     with pytest.raises(ValueError, match=r"step 'model' was done with other options \(max_steps\)"):
         run_recipe(two_steps, ["--max_steps", "4"])
+
+
+def test_a_recipe_may_end_in_measuring_what_it_made(
+    two_steps: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = Path(two_steps).read_text().split('[[steps]]\nname = "model"')[0]
+    measured = (
+        'name = "measured"\ncommand = "evaluate"\nmodel = ["bm25", "{start}"]\nsuite = "folder:{data}/pets:train"\n'
+    )
+    Path(two_steps).write_text(f"{start}[[steps]]\n{measured}")
+    run_recipe(two_steps)
+    figures = json.loads((tmp_path / "run" / "measured.json").read_text())
+    assert [system["name"] for system in figures["systems"]] == ["bm25", "start"]
+    assert "| start |" in capsys.readouterr().out
+    (tmp_path / "run" / "measured.json").unlink()
+    run_recipe(two_steps)
+    assert not (tmp_path / "run" / "measured.json").exists(), "measured twice"
 
 
 def test_a_step_that_was_cut_off_goes_on_from_its_last_complete_checkpoint(tmp_path: Path) -> None:
