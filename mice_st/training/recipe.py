@@ -79,12 +79,15 @@ class TrainingRecipe:
     learning_rate: float = _flag(2e-5, "Highest learning rate of the backbone.")
     interaction_learning_rate_factor: float = _flag(5.0, "MICE: times as much for the interaction layers.")
     head_learning_rate_factor: float = _flag(
-        10.0, "Times as much for classifier, match residual and scale; for ColBERT's projection."
+        10.0, "Times as much for the classifier and, of MICE, pooler and residuals; for ColBERT's projection."
     )
     weight_decay: float = _flag(0.0, "AdamW's.")
     schedule: Literal["linear", "cosine", "constant"] = _flag("linear", "How the learning rate falls, to 0.")
     warmup: float = _flag(0.1, "Part of the training in which the learning rate rises.")
     max_gradient_norm: float = _flag(1.0, "Longer gradients are shortened to this norm.")
+    dropout: float | None = _flag(
+        None, "Part of the values that is dropped while training; by default the model's own."
+    )
     max_length: int | None = _flag(None, "Longest document (MICE) or pair, in tokens; by default the model's own.")
 
     freeze_contextualization: bool = _flag(
@@ -134,7 +137,9 @@ class TrainingRecipe:
         for name in ("temperature", "learning_rate", "interaction_learning_rate_factor", "head_learning_rate_factor"):
             _require(getattr(self, name) > 0, name, "must be above 0", getattr(self, name))
         _require(self.watch_data is None or self.dev_data is not None, "watch_data", "needs dev_data", self.watch_data)
-        _require(0 <= self.warmup < 1, "warmup", "must lie in [0, 1)", self.warmup)
+        for name in ("warmup", "dropout"):
+            value = getattr(self, name)
+            _require(value is None or 0 <= value < 1, name, "must lie in [0, 1)", value)
         _require(self.epochs is None or self.max_steps is None, "max_steps", "excludes epochs", self.max_steps)
 
     @property

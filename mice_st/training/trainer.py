@@ -121,6 +121,8 @@ def train(
         model = load(recipe.model, str(arguments.device), recipe.max_length)
     model.to(arguments.device)
     arguments.learning_rate_mapping = learning_rates(recipe, model)
+    if recipe.dropout is not None:
+        _set_dropout(model, recipe.dropout)
 
     began = time.perf_counter()
     stored = _freeze(recipe, model, rows)
@@ -177,6 +179,15 @@ def _starting_point(recipe: TrainingRecipe, checkpoints: Path, description: dict
             f"output: {checkpoints} holds checkpoints of an earlier run; go on with resume, or name another folder"
         )
     return None
+
+
+def _set_dropout(model: torch.nn.Module, dropout: float) -> None:
+    """Drop this part, of the weights of attention too, which some layers keep in a number of their own."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = dropout  # type: ignore[assignment]
 
 
 def _freeze(

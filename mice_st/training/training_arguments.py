@@ -16,7 +16,8 @@ from mice_st.training.recipe import TrainingRecipe
 # What training adds to a backbone, by the names of its parameters.
 HEAD = r"\.classifier\.|\.(match|max_sim)_residual\.|pooled_residual_log_scale"
 PROJECTION = r"^model\.\d+\.linear\."  # of ColBERT's token vectors
-INTERACTION = r"\.interaction\.\d+\.|\.0\.model\.(pooler\.|final_norm\.|global_cls)|\.(query|document)_projection\."
+MICE_HEAD = rf"{HEAD}|\.0\.model\.pooler\."  # a cross-encoder's own pooler is trained already
+INTERACTION = r"\.interaction\.\d+\.|\.0\.model\.(final_norm\.|global_cls)|\.(query|document)_projection\."
 
 # Time-limited runs have no number of steps, but transformers' Trainer wants one.
 NO_STEP_LIMIT = 10_000_000
@@ -90,10 +91,13 @@ def training_arguments(recipe: TrainingRecipe, checkpoints: Path, evaluates: boo
 
 def learning_rates(recipe: TrainingRecipe, model: CrossEncoder | MultiVectorEncoder) -> dict[str, float]:
     """Regular expression over parameter names -> highest learning rate, for what is new on top of the backbone."""
-    new = PROJECTION if isinstance(model, MultiVectorEncoder) else HEAD
-    patterns = {new: recipe.head_learning_rate_factor}
     if isinstance(model, MiceCrossEncoder):
-        patterns[INTERACTION] = recipe.interaction_learning_rate_factor
+        patterns = {
+            MICE_HEAD: recipe.head_learning_rate_factor,
+            INTERACTION: recipe.interaction_learning_rate_factor,
+        }
+    else:
+        patterns = {PROJECTION if isinstance(model, MultiVectorEncoder) else HEAD: recipe.head_learning_rate_factor}
     names = [f"model.{name}" for name, _ in model.named_parameters()]
     return {
         pattern: recipe.learning_rate * factor

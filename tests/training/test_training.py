@@ -272,7 +272,15 @@ def test_a_plain_cross_encoder_has_nothing_to_freeze(recipe: Recipe, cross_encod
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("batch_size", 0), ("negatives", 0), ("max_seconds", 0), ("warmup", 1.0), ("learning_rate", -1.0), ("limit", 0)],
+    [
+        ("batch_size", 0),
+        ("negatives", 0),
+        ("max_seconds", 0),
+        ("warmup", 1.0),
+        ("dropout", 1.0),
+        ("learning_rate", -1.0),
+        ("limit", 0),
+    ],
 )
 def test_an_impossible_value_names_its_field(recipe: Recipe, field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{field}: "):
@@ -289,7 +297,7 @@ def test_each_parameter_has_one_learning_rate(recipe: Recipe, mice: MiceCrossEnc
         found[name] = matching[0] if matching else 1.0
     expected = {
         "backbone": 1.0,
-        "pooler": 5.0,
+        "pooler": 10.0,
         "classifier": 10.0,
         "match_residual": 10.0,
         "pooled_residual_log_scale": 10.0,
