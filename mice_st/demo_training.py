@@ -100,6 +100,7 @@ def train_mice(start: MiceCrossEncoder, collection: Collection, options: DemoOpt
         learning_rate=1e-5,
         interaction_learning_rate_factor=3.0,
         head_learning_rate_factor=300.0,
+        residual_learning_rate_factor=300.0,
     )
     result = train(recipe, model=start, train_collection=collection)
     print(f"   MICE: {result.steps} steps of {recipe.batch_size} queries, {result.seconds:.0f} s")

@@ -79,8 +79,9 @@ class TrainingRecipe:
     learning_rate: float = _flag(2e-5, "Highest learning rate of the backbone.")
     interaction_learning_rate_factor: float = _flag(5.0, "MICE: times as much for the interaction layers.")
     head_learning_rate_factor: float = _flag(
-        10.0, "Times as much for the classifier and, of MICE, pooler and residuals; for ColBERT's projection."
+        10.0, "Times as much for the classifier and MICE's pooler; for ColBERT's projection."
     )
+    residual_learning_rate_factor: float = _flag(10.0, "MICE: times as much for weights and scales of its residuals.")
     weight_decay: float = _flag(0.0, "AdamW's.")
     schedule: Literal["linear", "cosine", "constant"] = _flag("linear", "How the learning rate falls, to 0.")
     warmup: float = _flag(0.1, "Part of the training in which the learning rate rises.")
@@ -134,7 +135,8 @@ class TrainingRecipe:
         for name in ("epochs", "max_seconds"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, "must be above 0", value)
-        for name in ("temperature", "learning_rate", "interaction_learning_rate_factor", "head_learning_rate_factor"):
+        factors = [f"{part}_learning_rate_factor" for part in ("interaction", "head", "residual")]
+        for name in ("temperature", "learning_rate", *factors):
             _require(getattr(self, name) > 0, name, "must be above 0", getattr(self, name))
         _require(self.watch_data is None or self.dev_data is not None, "watch_data", "needs dev_data", self.watch_data)
         for name in ("warmup", "dropout"):

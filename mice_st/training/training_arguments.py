@@ -14,7 +14,8 @@ from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.training.recipe import TrainingRecipe
 
 # What training adds to a backbone, by the names of its parameters.
-HEAD = r"\.classifier\.|\.(match|max_sim)_residual\.|pooled_residual_log_scale"
+HEAD = r"\.classifier\."
+RESIDUAL = r"\.(match|max_sim)_residual\.|pooled_residual_log_scale"
 PROJECTION = r"^model\.\d+\.linear\."  # of ColBERT's token vectors
 MICE_HEAD = rf"{HEAD}|\.0\.model\.pooler\."  # a cross-encoder's own pooler is trained already
 INTERACTION = r"\.interaction\.\d+\.|\.0\.model\.(final_norm\.|global_cls)|\.(query|document)_projection\."
@@ -94,6 +95,7 @@ def learning_rates(recipe: TrainingRecipe, model: CrossEncoder | MultiVectorEnco
     if isinstance(model, MiceCrossEncoder):
         patterns = {
             MICE_HEAD: recipe.head_learning_rate_factor,
+            RESIDUAL: recipe.residual_learning_rate_factor,
             INTERACTION: recipe.interaction_learning_rate_factor,
         }
     else:

@@ -73,6 +73,7 @@ def recipe(mice_folder: Path, toy_folder: Path, tmp_path: Path) -> Callable[...,
             "learning_rate": 1e-3,
             "interaction_learning_rate_factor": 1.0,
             "head_learning_rate_factor": 1.0,
+            "residual_learning_rate_factor": 1.0,
             "cpu": True,
         }
         return TrainingRecipe(**{**defaults, **fields})

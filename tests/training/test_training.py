@@ -53,6 +53,7 @@ def learnt(
         learning_rate=2e-3,
         interaction_learning_rate_factor=1.0,
         head_learning_rate_factor=1.0,
+        residual_learning_rate_factor=1.0,
         max_steps=240,
         save_steps=80,
         cpu=True,
@@ -188,6 +189,7 @@ def test_a_plain_cross_encoder_trains_the_same_way(
         max_steps=100,
         save_steps=100,
         head_learning_rate_factor=10.0,
+        residual_learning_rate_factor=10.0,
     )
     result = train(run)
     assert type(result.model) is CrossEncoder
@@ -288,7 +290,8 @@ def test_an_impossible_value_names_its_field(recipe: Recipe, field: str, value: 
 
 
 def test_each_parameter_has_one_learning_rate(recipe: Recipe, mice: MiceCrossEncoder) -> None:
-    run = recipe(learning_rate=1.0, interaction_learning_rate_factor=5.0, head_learning_rate_factor=10.0)
+    factors = {"interaction": 5.0, "head": 10.0, "residual": 3.0}
+    run = recipe(learning_rate=1.0, **{f"{part}_learning_rate_factor": factor for part, factor in factors.items()})
     rates = learning_rates(run, mice)
     found = {}
     for name, _ in mice.named_parameters():
@@ -299,13 +302,13 @@ def test_each_parameter_has_one_learning_rate(recipe: Recipe, mice: MiceCrossEnc
         "backbone": 1.0,
         "pooler": 10.0,
         "classifier": 10.0,
-        "match_residual": 10.0,
-        "pooled_residual_log_scale": 10.0,
+        "match_residual": 3.0,
+        "pooled_residual_log_scale": 3.0,
     }
     for name, rate in found.items():
         part = name.removeprefix("0.model.").split(".")[0]
         assert rate == expected.get(part, 5.0), name  # exact-match heads learn at the rate of their interaction layer
-    assert set(found.values()) == {1.0, 5.0, 10.0}
+    assert set(found.values()) == {1.0, 3.0, 5.0, 10.0}
 
 
 def test_progress_is_of_steps_or_seconds_whichever_is_further(recipe: Recipe) -> None:
