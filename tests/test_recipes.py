@@ -302,12 +302,12 @@ def test_mice_mini_runs_from_one_end_to_the_other(tmp_path: Path, monkeypatch: p
     ]
     for name, splits in {
         "squad": ("train", "dev"),
-        "medquad": ("train", "dev"),
+        "medquad": ("train", "dev", "test"),
         "scifact": ("train",),
         "qed_nq": ("dev",),
         "covidqa": ("test",),
-        "climate_fever_ev": ("dev",),
-        "cosqa": ("dev",),
+        "climate_fever_ev": ("dev", "test"),
+        "cosqa": ("dev", "test"),
         "cranfield": ("test",),
     }.items():
         corpus = {
@@ -328,3 +328,5 @@ def test_mice_mini_runs_from_one_end_to_the_other(tmp_path: Path, monkeypatch: p
     assert Path("runs/mice-mini/mice-mini/recipe.toml").read_text() == (EXAMPLES / "mice-mini.toml").read_text()
     scores: Any = MiceCrossEncoder("runs/mice-mini/mice-mini", device="cpu").predict([("where", "here"), ("a", "b")])
     assert bool(torch.isfinite(torch.tensor(scores)).all())
+    measured = json.loads(Path("runs/mice-mini/measured.json").read_text())
+    assert [system["name"].split("@")[0] for system in measured["systems"]] == ["bm25", "start", "mice-mini"]

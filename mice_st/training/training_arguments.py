@@ -17,7 +17,7 @@ from mice_st.training.recipe import TrainingRecipe
 HEAD = r"\.classifier\."
 RESIDUAL = r"\.(match|max_sim)_residual\.|pooled_residual_log_scale"
 PROJECTION = r"^model\.\d+\.linear\."  # of ColBERT's token vectors
-MICE_HEAD = rf"{HEAD}|\.0\.model\.pooler\."  # a cross-encoder's own pooler is trained already
+MICE_HEAD = rf"{HEAD}|\.0\.model\.pooler\."  # a plain cross-encoder's pooler is part of its backbone
 INTERACTION = r"\.interaction\.\d+\.|\.0\.model\.(final_norm\.|global_cls)|\.(query|document)_projection\."
 
 # Time-limited runs have no number of steps, but transformers' Trainer wants one.
