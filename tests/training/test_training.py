@@ -189,7 +189,6 @@ def test_a_plain_cross_encoder_trains_the_same_way(
         max_steps=100,
         save_steps=100,
         head_learning_rate_factor=10.0,
-        residual_learning_rate_factor=10.0,
     )
     result = train(run)
     assert type(result.model) is CrossEncoder
