@@ -199,13 +199,13 @@ def _pool(config: Any, slices: Sequence[Tensor]) -> Tensor:
 
 
 def _exact_matches(query_ids: Tensor, chunk: Chunk, config: Any) -> Tensor:
-    """As ``layers.exact_matches``: ``(Q, sum of n)``, bool."""
+    """As ``residuals.exact_matches``: ``(Q, sum of n)``, bool."""
     special = torch.tensor([config.cls_token_id, config.sep_token_id], device=query_ids.device)
     return (query_ids.unsqueeze(1) == torch.cat(chunk.input_ids)) & ~torch.isin(query_ids, special).unsqueeze(1)
 
 
 def _average_matches(matches: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
-    """As ``layers.average_matches``: ``(c, Q, s)`` and ``(c, Q)``; only the few tokens that match are touched."""
+    """As ``residuals.average_matches``: ``(c, Q, s)`` and ``(c, Q)``; only the few tokens that match are touched."""
     device, tokens = matches.device, len(matches)
     count, slices = len(chunk.states), chunk.states
     lengths = torch.tensor([len(states) for states in slices], device=device)
