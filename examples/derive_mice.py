@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 
 from mice_st import convert
-from mice_st.laboratory.equivalence import choose_lengths, convert_masked, cut_to_fit
-from mice_st.laboratory.experiment import Retraining, load_experiment
-from mice_st.laboratory.ladder import count_layers, largest_difference, load_masked
+from mice_st.research.laboratory.equivalence import choose_lengths, convert_masked, cut_to_fit
+from mice_st.research.laboratory.experiment import Retraining, load_experiment
+from mice_st.research.laboratory.ladder import count_layers, largest_difference, load_masked
 
 
 def main(source: str = "demo_output/cross-encoder", data: str = "python-docs", split: str = "test") -> None:

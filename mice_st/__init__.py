@@ -12,7 +12,7 @@ from mice_st.modeling.modeling_mice import DocumentStates, MiceForSequenceClassi
 AutoConfig.register(MiceConfig.model_type, MiceConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(MiceConfig, MiceForSequenceClassification, exist_ok=True)
 
-from mice_st.convert import convert  # noqa: E402  (they load models, so the classes must be registered first)
+from mice_st.conversion.convert import convert  # noqa: E402  (they load models, so the classes must be registered first)
 from mice_st.cross_encoder import MiceCrossEncoder  # noqa: E402
 
 __version__ = "0.1.0"

@@ -18,7 +18,7 @@ from sentence_transformers.cross_encoder.util import cross_encoder_predict_rank_
 from torch import Tensor, nn
 from tqdm.autonotebook import tqdm
 
-from mice_st.hub_folder import MODULE_REFERENCE, complete_hub_folder
+from mice_st.model_folder import MODULE_REFERENCE, complete_hub_folder
 from mice_st.modeling.inputs import check_pair, check_text, is_states
 from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
 from mice_st.modeling.st_mice import CHARACTERS_PER_TOKEN, MiceTransformer
@@ -47,7 +47,7 @@ class MiceCrossEncoder(CrossEncoder):
         if not isinstance(self[0], MiceTransformer):
             raise ValueError(
                 f"This is not a MICE model: its first module is {type(self[0]).__name__}. "
-                "Turn a cross-encoder, encoder or embedding model into MICE with mice_st.convert."
+                "Turn a cross-encoder, encoder or embedding model into MICE with mice_st.conversion.convert."
             )
 
     @property

@@ -22,7 +22,8 @@ from tokenizers.models import WordPiece
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from mice_st import MiceCrossEncoder, convert
-from mice_st.released import DEFAULT_MODEL, HUB_CARDS, find_backbone
+from mice_st.data.wheels import find_backbone
+from mice_st.loading import DEFAULT_MODEL, HUB_CARDS
 
 # No test leaves this machine: not this process, nor any Python process that it starts.
 CLOSED_SOCKETS = Path(__file__).parent / "closed_sockets"

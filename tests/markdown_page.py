@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mice_st import cli
+from mice_st.commands import main as cli
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mice_st.released import HUB_CARDS
+from mice_st.loading import HUB_CARDS
 
 TINY = "tiny"
 RELEASED = sorted(path.parent for path in HUB_CARDS.glob("*/config.json"))

@@ -5,9 +5,9 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from mice_st.cli import COMMANDS, load_reference
-from mice_st.laboratory.baselines import PRESET, VECTORS, parse_mice_name
+from mice_st.commands.main import COMMANDS, load_reference
 from mice_st.modeling.configuration_mice import MiceConfig
+from mice_st.research.laboratory.baselines import PRESET, VECTORS, parse_mice_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")

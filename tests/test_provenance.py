@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mice_st import cli
-from mice_st.provenance import PROVENANCE_FILE, read_stages, shorten_paths, write_provenance
+from mice_st.commands import main as cli
+from mice_st.model_folder import PROVENANCE_FILE, read_stages, shorten_paths, write_provenance
 from mice_st.training.batches import ShuffledBatches, TokenBatches
 
 ROW = '{"query": "who", "positive": "people", "negatives": ["cat", "dog"]}\n'

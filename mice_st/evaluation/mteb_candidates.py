@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mice_st.data.first_stage import Run, read_run
 from mice_st.evaluation.mteb_model import import_mteb
 from mice_st.evaluation.mteb_tasks import SuiteTask, hash_collection
 from mice_st.evaluation.suites import cached_candidates, cached_run
-from mice_st.first_stage import Run, read_run
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,7 @@ from huggingface_hub import hf_hub_download
 from mice_st.cross_encoder import MiceCrossEncoder, make_progress_bar
 from mice_st.evaluation.reranking import QUERIES_AT_ONCE
 from mice_st.evaluation.vectors import DOCUMENTS_AT_ONCE
-from mice_st.model_loading import load_model, model_hash
-from mice_st.released import short_name
+from mice_st.loading import load_model, model_hash, short_name
 from mice_st.states.memory import MemoryStates
 
 # Tokens whose states are in memory at once: 1.6 GB at a width of 384 in float32.

@@ -8,11 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mice_st.data.first_stage import Run
 from mice_st.evaluation.metrics import RunMetrics, evaluate_run
 from mice_st.evaluation.mteb_candidates import TaskCandidates, run_mteb
 from mice_st.evaluation.mteb_model import import_mteb
 from mice_st.evaluation.mteb_tasks import SuiteTask
-from mice_st.first_stage import Run
 
 
 @dataclass(frozen=True)

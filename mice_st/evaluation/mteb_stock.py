@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from sentence_transformers import CrossEncoder
 
+from mice_st.data.first_stage import Run
 from mice_st.evaluation.mteb_candidates import find_candidates
 from mice_st.evaluation.mteb_model import load_for_mteb
 from mice_st.evaluation.mteb_run import measure
 from mice_st.evaluation.mteb_tasks import load_tasks
 from mice_st.evaluation.systems import BM25_NAME
 from mice_st.evaluation.tables import format_markdown
-from mice_st.first_stage import Run
-from mice_st.model_loading import model_kind
+from mice_st.loading import model_kind
 
 if TYPE_CHECKING:
-    from mice_st.evaluation.command import EvaluateOptions
+    from mice_st.commands.evaluate import EvaluateOptions
 
 
 def compare_with_stock(options: EvaluateOptions) -> list[dict[str, Any]]:

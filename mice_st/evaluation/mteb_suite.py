@@ -18,10 +18,10 @@ from mice_st.evaluation.mteb_run import FixedRun, TaskMeasurement, main_score, m
 from mice_st.evaluation.mteb_tasks import SuiteTask, load_tasks
 from mice_st.evaluation.per_query import QUERY_METRICS, query_figures, write_per_query
 from mice_st.evaluation.systems import BM25_NAME, System, list_systems
-from mice_st.hub_folder import read_json, write_json
+from mice_st.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from mice_st.evaluation.command import EvaluateOptions
+    from mice_st.commands.evaluate import EvaluateOptions
 
 # What the results in one folder have to have in common.
 SETTING = ("first_stage", "top_k", "queries", "seed")

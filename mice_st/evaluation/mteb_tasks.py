@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mice_st.collection import Collection
-from mice_st.collection_source import PYTHON_DOCS, load_collection
+from mice_st.data.collection import Collection
+from mice_st.data.sources import PYTHON_DOCS, load_collection
 from mice_st.evaluation.mteb_model import import_mteb
 from mice_st.evaluation.suites import IN_DOMAIN, OUT_OF_DOMAIN, draw_queries
 

@@ -9,11 +9,11 @@ from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTran
 from sentence_transformers.base.evaluation import BaseEvaluator
 from tqdm.auto import tqdm
 
-from mice_st.collection import Collection
 from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.data.collection import Collection
+from mice_st.data.first_stage import Run
 from mice_st.evaluation.metrics import RunMetrics, evaluate_run
 from mice_st.evaluation.vectors import DOCUMENTS_AT_ONCE, encode_vectors, rank_by_vectors
-from mice_st.first_stage import Run
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.memory import MemoryStates
 from mice_st.states.store import Fingerprint

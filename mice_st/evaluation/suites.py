@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mice_st.collection import Collection
-from mice_st.collection_source import load_collection
-from mice_st.first_stage import BM25, Run
-from mice_st.hub_folder import read_json, write_json
+from mice_st.data.collection import Collection
+from mice_st.data.first_stage import BM25, Run
+from mice_st.data.sources import load_collection
+from mice_st.files import read_json, write_json
 
 IN_DOMAIN = "in domain"
 OUT_OF_DOMAIN = "out of domain"

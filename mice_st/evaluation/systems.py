@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mice_st.model_loading import load_model, model_hash, model_kind
-from mice_st.released import short_name
+from mice_st.loading import load_model, model_hash, model_kind, short_name
 from mice_st.states.codecs import get_codec
 
 BM25_NAME = "bm25"

@@ -9,8 +9,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from mice_st.collection import Collection
-from mice_st.first_stage import Run
+from mice_st.data.collection import Collection
+from mice_st.data.first_stage import Run
 
 DOCUMENTS_AT_ONCE = 1024
 

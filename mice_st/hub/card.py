@@ -18,8 +18,8 @@ from mice_st.hub.card_facts import CardFacts, read_card_facts
 from mice_st.hub.card_results import SHOWN_DIGITS, arrange_results, read_evaluations
 from mice_st.hub.files import CARD_FILE, RECIPE_FILE
 from mice_st.hub.record import Record
+from mice_st.model_folder import read_stages
 from mice_st.modeling.configuration_mice import MiceConfig
-from mice_st.provenance import read_stages
 
 TEMPLATE = "model_card.md.jinja"
 TAGS = ["mice", "reranker", "cross-encoder", "sentence-transformers", "text-ranking"]

@@ -9,8 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from mice_st.files import read_json
 from mice_st.hub.card_facts import Evaluation, Result
-from mice_st.hub_folder import read_json
 
 SHOWN_DIGITS = 4
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from mice_st.hub_folder import sha256_of
-from mice_st.provenance import PROVENANCE_FILE
+from mice_st.files import sha256_of
+from mice_st.model_folder import PROVENANCE_FILE
 
 VERIFICATION_FILE = "verification.json"
 CARD_FILE = "README.md"

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from mice_st.files import read_json, sha256_of
 from mice_st.hub.files import VERIFICATION_FILE, kind_of, list_files
-from mice_st.hub_folder import read_json, sha256_of
 
 FORMAT = 1
 

@@ -19,10 +19,11 @@ from huggingface_hub import constants
 
 import mice_st.modeling
 from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.files import read_json, sha256_of, write_json
 from mice_st.hub import doors
 from mice_st.hub.files import VERIFICATION_FILE, kind_of
 from mice_st.hub.record import FORMAT, Record, compare_files, hash_tensors, loaded_files, read_record
-from mice_st.hub_folder import MODULE_REFERENCE, read_json, sha256_of, write_json
+from mice_st.model_folder import MODULE_REFERENCE
 
 # Between machines float32 sums in another order; half precision rounds each of them.
 TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-2

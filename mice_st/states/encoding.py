@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from mice_st.collection import Document, OnError, read_corpus
+from mice_st.data.collection import Document, OnError, read_corpus
 
 from .fingerprint import fingerprint_of, module_of
 from .passages import check_overlap

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary, ref
 import torch.nn.functional as F
 from torch import Tensor
 
-from mice_st.first_stage import BM25
+from mice_st.data.first_stage import BM25
 
 from .store import Store
 

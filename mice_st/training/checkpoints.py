@@ -7,7 +7,7 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
-from mice_st.hub_folder import write_json
+from mice_st.files import write_json
 from mice_st.training.recipe import TrainingRecipe
 
 RUN_FILE = "recipe.json"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mice_st.collection_source import ARCHIVE, is_collection, load_collection
-from mice_st.hub_folder import sha256_of
-from mice_st.provenance import shorten_paths
+from mice_st.data.sources import ARCHIVE, is_collection, load_collection
+from mice_st.files import sha256_of
+from mice_st.model_folder import shorten_paths
 from mice_st.training.losses import LAYOUTS, NEED_SCORES
 from mice_st.training.mining import mine_rows, sample
 from mice_st.training.parquet_rows import PARQUET, ParquetRows

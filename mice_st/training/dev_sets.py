@@ -9,11 +9,11 @@ from statistics import mean
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.evaluation import BaseEvaluator
 
-from mice_st.collection import Collection
-from mice_st.collection_source import load_collection
+from mice_st.data.collection import Collection
+from mice_st.data.first_stage import BM25
+from mice_st.data.sources import load_collection
 from mice_st.evaluation.reranking import RerankingEvaluator
 from mice_st.evaluation.suites import draw_queries
-from mice_st.first_stage import BM25
 from mice_st.training.recipe import TrainingRecipe
 
 # Not the seed of the run: the seeds of one recipe are compared by these queries, so all of them must be measured on the same.

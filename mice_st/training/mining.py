@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from tqdm.auto import tqdm
 
-from mice_st.collection import Collection
-from mice_st.first_stage import BM25, Run
+from mice_st.data.collection import Collection
+from mice_st.data.first_stage import BM25, Run
 from mice_st.modeling.inputs import check_text
 from mice_st.training.row_format import TrainingRow, check_query
 

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from mice_st.collection import Collection
+from mice_st.data.collection import Collection
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 MOST_WORDS = 40  # longer first sentences are no queries

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mice_st.collection_source import split_source
+from mice_st.data.sources import split_source
 from mice_st.training.row_format import TrainingRow
 from mice_st.training.rows import Rows
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mice_st.released import resolve_model
+from mice_st.loading import resolve_model
 
 
 def _flag(default: Any, text: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from mice_st.hub_folder import read_json, write_json
+from mice_st.files import read_json, write_json
 from mice_st.training.checkpoints import is_complete, list_checkpoints
 from mice_st.training.recipe import TrainingRecipe
 from mice_st.training.trainer import train

@@ -11,8 +11,8 @@ import torch
 from sentence_transformers.cross_encoder.data_collator import CrossEncoderDataCollator
 from tqdm.auto import tqdm
 
-from mice_st.collection import Document
 from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.data.collection import Document
 from mice_st.modeling.modeling_mice import DocumentStates
 from mice_st.states.encoding import encode_corpus
 from mice_st.states.fingerprint import fingerprint_of

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mice_st.model_loading import load_model, model_kind
+from mice_st.loading import load_model, model_kind
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.store import open_store
 from mice_st.training.stored_states import CODECS, DiskStates, encode_to_disk

@@ -13,12 +13,12 @@ import torch
 from sentence_transformers import CrossEncoder, MultiVectorEncoder
 from transformers import set_seed
 
-from mice_st.collection import Collection
 from mice_st.cross_encoder import MiceCrossEncoder
-from mice_st.hub_folder import write_json
-from mice_st.model_loading import load_cross_encoder
+from mice_st.data.collection import Collection
+from mice_st.files import write_json
+from mice_st.loading import load_cross_encoder
+from mice_st.model_folder import describe_source, write_provenance
 from mice_st.modeling.modeling_mice import DocumentStates
-from mice_st.provenance import describe_source, write_provenance
 from mice_st.training.checkpoints import (
     FREE_FIELDS,
     HISTORY_FILE,

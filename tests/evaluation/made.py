@@ -2,7 +2,7 @@
 
 import random
 
-from mice_st.collection import Collection
+from mice_st.data.collection import Collection
 
 WORDS = "berlin museum river bridge capital sort file read write open close path cat dog bird"  # tokens of the test vocabulary
 

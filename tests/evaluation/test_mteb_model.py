@@ -7,7 +7,7 @@ import pytest
 from sentence_transformers import CrossEncoder
 
 from mice_st import MiceCrossEncoder
-from mice_st.collection import Collection
+from mice_st.data.collection import Collection
 from mice_st.evaluation.mteb_candidates import TaskCandidates, find_candidates
 from mice_st.evaluation.mteb_model import MiceSearch, load, load_for_mteb, make_model_meta, model_revision
 from mice_st.evaluation.mteb_run import main_score, measure, rerank_only

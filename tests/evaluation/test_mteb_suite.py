@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 from sentence_transformers import CrossEncoder
 
-from mice_st import MiceCrossEncoder, cli
-from mice_st.collection import write_beir
+from mice_st import MiceCrossEncoder
+from mice_st.commands import main as cli
+from mice_st.commands.evaluate import EvaluateOptions
+from mice_st.data.collection import write_beir
+from mice_st.data.first_stage import BM25
 from mice_st.evaluation import mteb_stock
-from mice_st.evaluation.command import EvaluateOptions
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.mteb_suite import evaluate_with_mteb
 from mice_st.evaluation.per_query import per_query_file
 from mice_st.evaluation.tables import format_latex, format_table, write_tables
-from mice_st.first_stage import BM25
 from tests.evaluation.made import make_collection
 
 pytest.importorskip("mteb")

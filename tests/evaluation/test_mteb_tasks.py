@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from mice_st.collection import Collection, write_beir
+from mice_st.data.collection import Collection, write_beir
+from mice_st.data.first_stage import BM25, write_run
+from mice_st.data.python_docs import load_python_docs
 from mice_st.evaluation.mteb_candidates import find_candidates
 from mice_st.evaluation.mteb_run import FixedRun, measure
 from mice_st.evaluation.mteb_tasks import MTEB_SUITES, SuiteTask, load_tasks, make_task
-from mice_st.first_stage import BM25, write_run
-from mice_st.python_docs import load_python_docs
 from tests.evaluation.made import make_collection
 
 pytest.importorskip("mteb")

@@ -14,7 +14,7 @@ from mice_st.hub.card import Card, render_card
 from mice_st.hub.card_facts import read_card_facts
 from mice_st.hub.files import copy_hub_files
 from mice_st.hub.record import read_record
-from mice_st.provenance import write_provenance
+from mice_st.model_folder import write_provenance
 
 FACTS = """
 name: mice-tiny

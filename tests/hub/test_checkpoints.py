@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mice_st import MiceCrossEncoder, cli
+from mice_st import MiceCrossEncoder
+from mice_st.commands import main as cli
 from mice_st.hub.files import NEEDED, kind_of
 from tests.loopback_hub import LoopbackHub
 from tests.loopback_repositories import READER

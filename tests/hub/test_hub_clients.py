@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mice_st import MiceCrossEncoder, cli
+from mice_st import MiceCrossEncoder
+from mice_st.commands import main as cli
 from mice_st.hub.files import list_files
 from mice_st.hub.record import read_record
 from tests.loopback_hub import LoopbackHub
@@ -79,7 +80,7 @@ def push(run_python: RunPython, online: LoopbackHub) -> Callable[..., str]:
 
     def run(folder: Path, *flags: str) -> str:
         environment = {"HF_ENDPOINT": online.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": WRITER}
-        code = "import sys\nfrom mice_st import cli\nsys.exit(cli.main(['push', *sys.argv[1:]]))\n"
+        code = "import sys\nfrom mice_st.commands import main as cli\nsys.exit(cli.main(['push', *sys.argv[1:]]))\n"
         arguments = ("--model", str(folder), "--repo", "org/mice-base", *flags)
         return run_python(code, *arguments, without_mice_st=False, environment=environment)
 

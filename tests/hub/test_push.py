@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from mice_st import cli
+from mice_st.commands import main as cli
 from mice_st.hub import verification
 from mice_st.hub.files import VERIFICATION_FILE, copy_hub_files, describe_files
 from mice_st.hub.record import read_record

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mice_st import MiceCrossEncoder
+from mice_st.files import sha256_of
 from mice_st.hub import verification
 from mice_st.hub.files import VERIFICATION_FILE
 from mice_st.hub.record import Record, compare_files, read_record
 from mice_st.hub.verification import compare_scores, verify_folder
-from mice_st.hub_folder import sha256_of
 from tests.released_models import MODELS
 
 

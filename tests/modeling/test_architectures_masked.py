@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
 from mice_st import MiceCrossEncoder, convert
-from mice_st.collection import Document
-from mice_st.convert import MASK3_FRAME
+from mice_st.conversion.convert import MASK3_FRAME
+from mice_st.data.collection import Document
 from mice_st.states.encoding import encode_corpus
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.sqlite_store import SqliteStore

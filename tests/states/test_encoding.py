@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mice_st import MiceCrossEncoder
-from mice_st.collection import Document
+from mice_st.data.collection import Document
 from mice_st.modeling.st_mice import MiceTransformer
 from mice_st.states import encoding
 from mice_st.states.base import StoreBase

@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mice_st import MiceCrossEncoder, cli
-from mice_st.collection import Document
-from mice_st.first_stage import BM25
+from mice_st import MiceCrossEncoder
+from mice_st.commands import main as cli
+from mice_st.data.collection import Document
+from mice_st.data.first_stage import BM25
 from mice_st.states import ranking
 from mice_st.states.encoding import encode_corpus
 from mice_st.states.errors import StoreCorruptError, StoreError, StoreMismatchError, UnknownDocumentError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from mice_st.collection import Collection, write_beir
+from mice_st.data.collection import Collection, write_beir
 from mice_st.training import TrainingRecipe
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from sentence_transformers import MultiVectorEncoder
 
-from mice_st import cli
-from mice_st.collection import Collection
+from mice_st.commands import main as cli
+from mice_st.data.collection import Collection
+from mice_st.data.first_stage import BM25
 from mice_st.evaluation import suites
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.suites import SuiteSet
-from mice_st.first_stage import BM25
-from mice_st.model_loading import model_kind
+from mice_st.loading import model_kind
 from mice_st.training import TrainingRecipe, TrainingResult, train
 from mice_st.training.checkpoints import list_checkpoints
 from mice_st.training.colbert import ColbertTrainer, build_colbert_loss, load_colbert

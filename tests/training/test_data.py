@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mice_st.collection import Collection
-from mice_st.first_stage import BM25
+from mice_st.data.collection import Collection
+from mice_st.data.first_stage import BM25
 from mice_st.training import TrainingRecipe
 from mice_st.training.data import load_rows, rows_to_dataset
 from mice_st.training.mining import mine_rows

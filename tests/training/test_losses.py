@@ -12,7 +12,7 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.cross_encoder.losses import MarginMSELoss
 
 from mice_st import MiceCrossEncoder
-from mice_st.collection import Collection
+from mice_st.data.collection import Collection
 from mice_st.training import TrainingRecipe, train
 from mice_st.training.data import rows_to_dataset
 from mice_st.training.losses import LAYOUTS, build_loss, choose_loss

@@ -177,7 +177,15 @@ def test_two_processes_train_as_one_does_and_can_be_cut_off(
     one = recipe(output=str(tmp_path / "one"), max_steps=8, **fields)
     two = recipe(output=str(tmp_path / "two"), max_steps=8, expected_processes=2, **fields)
     train(one)
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "mice_st.cli", "train")
+    torchrun = (
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "mice_st.commands.main",
+        "train",
+    )
     ran = start(*torchrun, *flags(two))
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("8 steps in") == 1, "one process speaks for both"

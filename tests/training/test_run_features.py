@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from mice_st import MiceCrossEncoder
-from mice_st.collection import Collection, write_beir
+from mice_st.data.collection import Collection, write_beir
+from mice_st.data.first_stage import BM25
 from mice_st.evaluation.reranking import RerankingEvaluator
-from mice_st.first_stage import BM25
 from mice_st.states.errors import StoreMismatchError
 from mice_st.training import TrainingRecipe, TrainingResult, train
 from mice_st.training.checkpoints import is_complete, list_checkpoints

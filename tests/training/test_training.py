@@ -11,9 +11,9 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from mice_st import MiceCrossEncoder
-from mice_st.collection import Collection
+from mice_st.data.collection import Collection
+from mice_st.data.first_stage import BM25
 from mice_st.evaluation.reranking import RerankingEvaluator
-from mice_st.first_stage import BM25
 from mice_st.training import TrainingRecipe, TrainingResult, train
 from mice_st.training.batches import ShuffledBatches
 from mice_st.training.checkpoints import list_checkpoints

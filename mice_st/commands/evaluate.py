@@ -1,0 +1,140 @@
+"""``mice-st evaluate``: several systems on the sets of a suite, in one table and one JSON file.
+
+The suite ``dev`` is measured in ``dev_suite``; all others go through mteb, in ``mteb_suite``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mice_st.evaluation.dev_suite import evaluate
+from mice_st.evaluation.mteb_stock import compare_with_stock, format_stock
+from mice_st.evaluation.mteb_suite import evaluate_with_mteb
+from mice_st.evaluation.mteb_tasks import MTEB_SUITES
+from mice_st.evaluation.plots import plot_suite
+from mice_st.evaluation.suites import SUITES
+from mice_st.evaluation.systems import BM25_NAME
+from mice_st.evaluation.tables import format_sets, format_table, write_tables
+from mice_st.files import write_json
+from mice_st.loading import resolve_model
+
+
+@dataclass
+class EvaluateOptions:
+    """Re-rank a first stage's candidates on the sets of a suite.
+
+    Raises:
+        FileNotFoundError: If a model is a released one, and its weights are not on this machine.
+        ValueError: If a number is out of range or the suite is unknown.
+    """
+
+    model: list[str] = field(
+        metadata={
+            "help": "Folders, Hub ids or names of released models: MICE, cross-encoder, bi-encoder or ColBERT; bm25 for the first stage."
+        }
+    )
+    output: str = field(
+        metadata={
+            "help": "JSON file for the figures; those of every query lie beside it. Through mteb, also tables, a picture and mteb's "
+            "results."
+        }
+    )
+    data: str | None = field(
+        default=None, metadata={"help": "Folder of BEIR folders or their archives (NAME.tar.gz), for the suite dev."}
+    )
+    suite: str = field(
+        default="dev",
+        metadata={
+            "help": f"Which sets: {', '.join([*SUITES, *MTEB_SUITES])}, folder:PATH[:SPLITS], or a task of mteb."
+        },
+    )
+    sets: list[str] | None = field(
+        default=None, metadata={"help": "Suite dev: only these of its sets, by their names (default: all)."}
+    )
+    first_stage: str = field(
+        default=BM25_NAME,
+        metadata={
+            "help": "Where candidates come from: bm25 (without stemming), a model of mteb such as mteb/baseline-bm25s, a "
+            "run file in TREC format, or a folder with TASK.trec for each task."
+        },
+    )
+    top_k: int = field(default=100, metadata={"help": "Candidates of a query; tasks that bring theirs keep them."})
+    queries: int | None = field(
+        default=None, metadata={"help": "Queries of each set, drawn with the seed; 0 or nothing takes all."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of the drawing."})
+    codecs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "How MICE's states are kept: fp32, fp16, int8, int4; a row for each (default: fp16 for dev, fp32 "
+            "through mteb, where it changes no score)."
+        },
+    )
+    time_queries: int = field(
+        default=3,
+        metadata={
+            "help": "Suite dev: time this many queries of each set, all systems taking turns, documents encoded beforehand where a "
+            "model can; 0 times nothing. The same command again keeps the figures and times anew."
+        },
+    )
+    threads: int | None = field(default=None, metadata={"help": "Suite dev: threads of torch (default: as it is)."})
+    max_length: int | None = field(default=None, metadata={"help": "Longest document or pair, in tokens."})
+    batch_size: int = field(default=64, metadata={"help": "Pairs or texts computed at a time."})
+    device: str | None = field(default=None, metadata={"help": "Where models compute; by default the best there is."})
+    stock: bool = field(
+        default=False,
+        metadata={
+            "help": "Through mteb: also let its own wrapper around CrossEncoder, which runs the code in the model's folder, score the same "
+            "candidates, and print both."
+        },
+    )
+    cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for first-stage runs and finished figures, so that a killed evaluation goes on "
+            "(default: beside the output)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        self.model = [resolve_model(name) for name in self.model]
+        if self.time_queries < 0:
+            raise ValueError(f"time_queries: must be at least 0, got {self.time_queries}")
+        for name in ("top_k", "batch_size", "threads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if self.queries is not None and self.queries < 0:
+            raise ValueError(f"queries: must be at least 1, or 0 for all, got {self.queries}")
+        if self.sets is not None:
+            known = [entry.name for entry in SUITES.get(self.suite, ())]
+            if unknown := [name for name in self.sets if name not in known]:
+                raise ValueError(
+                    f"sets: the suite {self.suite} has no {', '.join(unknown)}; it has {', '.join(known) or 'none by name'}"
+                )
+        if self.suite in SUITES:
+            if self.data is None:
+                raise ValueError(f"data: the suite {self.suite} needs the folder of its sets")
+            if self.stock:
+                raise ValueError(f"stock: the suite {self.suite} is not measured through mteb")
+            if self.first_stage != BM25_NAME:
+                raise ValueError(
+                    f"first_stage: the candidates of the suite {self.suite} are always those of {BM25_NAME}"
+                )
+
+
+def run_evaluate(options: EvaluateOptions) -> None:
+    """Evaluate, write the files and print the table."""
+    output = Path(options.output)
+    if options.suite in SUITES:
+        results = evaluate(options)
+    else:
+        results = evaluate_with_mteb(options)
+        write_tables(results, output)
+        plot_suite(results, output.with_suffix(".png"))
+        print(format_sets(results) + "\n")
+        if options.stock:
+            results["stock"] = compare_with_stock(options)
+            print(format_stock(results["stock"]) + "\n")
+    write_json(output, results)
+    print(format_table(results))

@@ -1,0 +1,130 @@
+"""``mice-st push`` and ``mice-st verify``."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import transformers
+
+from mice_st.hub.push import HubFolder, build_hub_folder, publish, require_token, verify_repository
+from mice_st.hub.verification import Verification, verify_folder
+from mice_st.loading import resolve_model
+
+
+@dataclass
+class PushOptions:
+    """Publish a model folder on the Hub.
+
+    Raises:
+        FileNotFoundError: If the model is a released one, and its weights are not on this machine.
+    """
+
+    model: str = field(
+        metadata={
+            "help": "Folder of a MICE model, with card.yaml where there is something to say; or a released model's name."
+        }
+    )
+    repo: str = field(metadata={"help": "Hub id, organisation/name; made where there is none."})
+    tag: str | None = field(
+        default=None, metadata={"help": "Tag of this version (default: v and the version in card.yaml, or v1.0.0)."}
+    )
+    branch: str = field(default="main", metadata={"help": "Branch to commit to; made from main where there is none."})
+    parent: str | None = field(
+        default=None, metadata={"help": "Commit that the branch must stand at (default: the one it stands at now)."}
+    )
+    private: bool = field(default=False, metadata={"help": "Make a new repository private."})
+    collection: str | None = field(default=None, metadata={"help": "Slug of a collection to add the model to."})
+    dry_run: bool = field(
+        default=False, metadata={"help": "Build, verify and list the files; nothing leaves the machine."}
+    )
+    output: str | None = field(default=None, metadata={"help": "Keep the built folder here."})
+
+    def __post_init__(self) -> None:
+        self.model = resolve_model(self.model)
+
+
+def run_push(options: PushOptions) -> None:
+    """Build, push, verify, tag, and print each."""
+    transformers.utils.logging.disable_progress_bar()
+    if not options.dry_run:
+        require_token(options.repo)
+    with tempfile.TemporaryDirectory() as temporary:
+        output = Path(options.output or temporary)
+        built = build_hub_folder(Path(options.model), output, options.repo, options.tag)
+        _print_folder(built)
+        if options.dry_run:
+            print(f"dry run: nothing was pushed to {options.repo}")
+            return
+        published = publish(
+            built,
+            options.repo,
+            branch=options.branch,
+            parent=options.parent,
+            private=options.private,
+            collection=options.collection,
+        )
+    for path in published.deleted:
+        print(f"deleted, of an earlier version: {path}")
+    print_verification(published.verification)
+    print(f"{published.url}\ntag {built.tag}; to pin this commit:")
+    print(
+        f'  CrossEncoder("{options.repo}", revision="{published.commit}", '
+        f'model_kwargs={{"code_revision": "{published.commit}"}}, trust_remote_code=True)'
+    )
+
+
+def _print_folder(built: HubFolder) -> None:
+    for file in built.files:
+        print(f"{file.size:>12,}  {file.sha256}  {file.path}")
+    for path in built.left_out:
+        print(f"left out: {path}")
+    for figure in built.card.missing:
+        print(f"not on the card: {figure}")
+
+
+@dataclass
+class VerifyOptions:
+    """Check that a model is what was published: every file, every tensor, every score.
+
+    Raises:
+        FileNotFoundError: If the model is a released one, and its weights are not on this machine.
+    """
+
+    POSITIONAL: ClassVar = ("model",)
+
+    model: str = field(metadata={"help": "Folder, name of a released model, or Hub id with @revision if wanted."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the model's code even where it is not that of the installed mice-st."}
+    )
+
+    def __post_init__(self) -> None:
+        self.model = resolve_model(self.model)
+
+
+def run_verify(options: VerifyOptions) -> int:
+    """Verify and print.
+
+    Returns:
+        The exit status: 1 if there is a problem.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    if Path(options.model).is_dir():
+        found = verify_folder(Path(options.model), trust_remote_code=options.trust_remote_code)
+    else:
+        repo, _, revision = options.model.partition("@")
+        found = verify_repository(repo, revision or None, trust_remote_code=options.trust_remote_code)
+    print_verification(found)
+    return 0 if found.ok else 1
+
+
+def print_verification(found: Verification) -> None:
+    """Differences by door, and problems."""
+    for door, difference in found.differences.items():
+        print(f"{door}: largest difference of {len(found.record.logits)} scores {difference:.1e}")
+    for problem in found.problems:
+        print(f"problem: {problem}")
+    if found.ok:
+        print(f"verified: {len(found.record.files)} files and {len(found.record.tensors)} tensors are as recorded")

@@ -1,0 +1,108 @@
+"""``mice-st rank``: rank the texts of a file, or the documents of a store, for one query."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import transformers
+
+from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.data.collection import read_corpus
+from mice_st.loading import DEFAULT_MODEL, resolve_model
+from mice_st.states.store import open_store
+
+
+@dataclass
+class RankOptions:
+    """Rank documents for one query.
+
+    Raises:
+        FileNotFoundError: If the model is a released one, and its weights are not on this machine.
+        ValueError: If a number is below 1, there are both documents and a store or neither, or flags contradict each other.
+    """
+
+    query: str = field(metadata={"help": "The query."})
+    model: str = field(
+        default=DEFAULT_MODEL, metadata={"help": "Folder or Hub id of a MICE model, or a released model's name."}
+    )
+    documents: str | None = field(
+        default=None,
+        metadata={"help": "File of one text per line, JSON Lines, or a BEIR folder; - reads standard input."},
+    )
+    store: str | None = field(default=None, metadata={"help": "Store of document states, in place of documents."})
+    ids: list[str] | None = field(
+        default=None, metadata={"help": "Documents of the store to rank (default: what the first stage finds)."}
+    )
+    first_stage: Literal["bm25", "pooled", "both"] | None = field(
+        default=None,
+        metadata={
+            "help": "How to search the store: BM25 over its texts, its pooled vectors, or both fused by reciprocal rank "
+            "(default: both for a model with the pooled residual, otherwise bm25)."
+        },
+    )
+    candidates: int = field(default=100, metadata={"help": "Documents that the first stage is to find."})
+    long_documents: Literal["cut", "passages"] = field(
+        default="cut", metadata={"help": "Cut long texts, or score overlapping passages and take the best."}
+    )
+    top_k: int = field(default=10, metadata={"help": "Documents to print."})
+    json: bool = field(default=False, metadata={"help": "Print one JSON object per document instead of a table."})
+
+    def __post_init__(self) -> None:
+        for name in ("top_k", "candidates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if (self.documents is None) == (self.store is None):
+            raise ValueError("give either --documents or --store, and not both")
+        if self.store is None and (self.ids is not None or self.first_stage is not None):
+            raise ValueError("ids and first_stage: need --store")
+        if self.ids is not None and self.first_stage is not None:
+            raise ValueError("first_stage: with --ids there is nothing to search for")
+        if self.store is not None and self.long_documents != "cut":
+            raise ValueError("long_documents: the passages of a store are those that `mice-st encode` made")
+        self.model = resolve_model(self.model)
+
+
+def run_rank(options: RankOptions) -> None:
+    """Rank and print, best first."""
+    transformers.utils.logging.disable_progress_bar()
+    ranking = _rank_texts(options) if options.store is None else _rank_store(options, options.store)
+    for place, entry in enumerate(ranking, start=1):
+        if options.json:
+            line = {"rank": place, "score": entry["score"], "id": entry["id"], "text": entry["text"]}
+            print(json.dumps(line, ensure_ascii=False))
+        else:
+            text = " ".join(entry["text"].split())
+            shown = text if len(text) <= 80 else text[:79] + "…"
+            print(f"{place:>4}  {entry['score']:>9.4f}  {entry['id']}  {shown}")
+
+
+def _rank_texts(options: RankOptions) -> list[dict[str, Any]]:
+    """Rank the texts of a file."""
+    documents = list(read_corpus(options.documents or ""))
+    if not documents:
+        raise ValueError(f"{options.documents}: there are no documents")
+    ranking = MiceCrossEncoder(options.model).rank(
+        options.query,
+        [document.text for document in documents],
+        top_k=options.top_k,
+        passages=options.long_documents == "passages",
+    )
+    found = [(entry["score"], documents[entry["corpus_id"]]) for entry in ranking]
+    return [{"score": score, "id": document.id, "text": document.text} for score, document in found]
+
+
+def _rank_store(options: RankOptions, path: str) -> list[dict[str, Any]]:
+    """Rank the documents of a store."""
+    with open_store(path, None, read_only=True) as store:
+        ranking = MiceCrossEncoder(options.model).rank(
+            options.query,
+            store=store,
+            ids=options.ids,
+            first_stage=options.first_stage,
+            candidates=options.candidates,
+            top_k=options.top_k,
+            return_documents=True,
+        )
+    return [{**entry, "id": entry["corpus_id"]} for entry in ranking]

@@ -1,0 +1,1 @@
+"""What is not MICE yet becomes MICE."""

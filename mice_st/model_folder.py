@@ -1,0 +1,145 @@
+"""What a saved model folder holds: weights, tokenizer, configs, the modelling code itself, and ``training.json``.
+
+``training.json`` says what a model was made of, and its card shows it. Each command that makes a model writes one, and
+copies into it that of the model it started from: the file of the last step tells the whole way from the backbone. It holds
+no time, no user and no absolute path.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import sentence_transformers
+import torch
+import transformers
+from huggingface_hub import hf_hub_download
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import mice_st.modeling
+from mice_st.data.wheels import BACKBONE_NAME, is_backbone
+from mice_st.files import read_json, sha256_of, write_json
+
+MODULE_REFERENCE = "st_mice.MiceTransformer"  # flat: the file lies beside the weights
+PROVENANCE_FILE = "training.json"
+PACKAGES = ("mice-st", "sentence-transformers", "transformers", "torch")
+REQUIREMENTS = {"sentence-transformers": ">=5.4", "transformers": ">=5"}
+
+
+def write_hub_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a folder that all three doors load, from a model and its tokenizer.
+
+    Args:
+        model: A ``MiceForSequenceClassification``.
+        tokenizer: The backbone's tokenizer.
+        folder: Folder, made where it is missing.
+    """
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": MODULE_REFERENCE}])
+    write_json(folder / "sentence_bert_config.json", {"transformer_task": "sequence-classification"})
+    versions = {
+        "sentence_transformers": sentence_transformers.__version__,
+        "transformers": transformers.__version__,
+        "pytorch": torch.__version__,
+    }
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "__version__": versions,
+            "model_type": "CrossEncoder",
+            "activation_fn": "torch.nn.modules.linear.Identity",
+            "prompts": {},
+            "default_prompt_name": None,
+        },
+    )
+    complete_hub_folder(folder)
+
+
+def complete_hub_folder(folder: Path) -> None:
+    """Make a folder saved by sentence-transformers loadable without mice-st.
+
+    sentence-transformers copies module code only for classes that it loaded from a repository; here the classes come
+    from the installed package, so their files are copied and named flat.
+
+    Args:
+        folder: A folder with model, tokenizer and module configs.
+    """
+    for source in Path(mice_st.modeling.__file__).parent.glob("*.py"):
+        if source.name != "__init__.py":
+            shutil.copyfile(source, folder / source.name)
+    modules = read_json(folder / "modules.json")
+    modules[0]["type"] = MODULE_REFERENCE
+    write_json(folder / "modules.json", modules)
+    config = read_json(folder / "config_sentence_transformers.json")
+    write_json(folder / "config_sentence_transformers.json", config | {"requirements": REQUIREMENTS})
+    tokenizer = read_json(folder / "tokenizer_config.json")
+    for leaked in ("is_local", "local_files_only"):  # how transformers loaded it, not what it is
+        tokenizer.pop(leaked, None)
+    tokenizer["split_special_tokens"] = True  # a text like "[SEP]" is text, for whoever tokenises
+    write_json(folder / "tokenizer_config.json", tokenizer)
+
+
+def write_provenance(folder: Path, command: str, options: Mapping[str, Any], **made: Any) -> None:
+    """Write ``training.json`` into a model folder.
+
+    Args:
+        folder: The model folder.
+        command: Command of ``mice-st`` that made the model.
+        options: Its flags; absolute paths are shortened, see ``shorten_paths``. What was left out is left out here.
+        **made: What else there is to say: ``model`` (of ``describe_source``), ``data``, ``steps``.
+    """
+    given = {name: shorten_paths(value) for name, value in options.items() if value is not None}
+    versions = {package: version(package) for package in PACKAGES}
+    write_json(folder / PROVENANCE_FILE, {"command": command, "options": given, **made, "versions": versions})
+
+
+def read_stages(folder: Path) -> list[dict[str, Any]]:
+    """What ``training.json`` tells, one dictionary for each command, the first one first; empty where there is no such file.
+
+    Raises:
+        ValueError: If the file is not what ``write_provenance`` writes.
+    """
+    path = folder / PROVENANCE_FILE
+    stages: list[dict[str, Any]] = []
+    stage = read_json(path) if path.is_file() else None
+    while stage is not None:
+        if not isinstance(stage, dict) or not isinstance(stage.get("options"), dict) or "command" not in stage:
+            raise ValueError(f"{path}: stage {len(stages) + 1} from the last is not a command with its options")
+        stages.insert(0, stage)
+        stage = (stage.get("model") or {}).get("made_by")
+    return stages
+
+
+def describe_source(name: str) -> dict[str, Any]:
+    """Which model something started from.
+
+    Args:
+        name: Folder or Hub id.
+
+    Returns:
+        ``source``; for a folder ``weights`` (file -> SHA-256) and, where it has a ``training.json``, its content as ``made_by``; for a Hub
+        id its ``commit``.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return {"source": name, "commit": Path(hf_hub_download(name, "config.json")).parent.name}
+    weights = {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
+    described = {"source": shorten_paths(name), "weights": weights}
+    made_by = folder / PROVENANCE_FILE
+    return described | ({"made_by": read_json(made_by)} if made_by.is_file() else {})
+
+
+def shorten_paths(value: Any) -> Any:
+    """Absolute paths without what they tell of the machine: below the working folder as they are from there, otherwise the last name; the backbone's is its own."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [shorten_paths(item) for item in value]
+    if not isinstance(value, str) or not Path(value).is_absolute():
+        return value
+    if is_backbone(value):
+        return BACKBONE_NAME
+    path = Path(value)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name

@@ -1,0 +1,1 @@
+"""Taking models apart and measuring them."""

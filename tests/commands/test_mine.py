@@ -1,0 +1,157 @@
+"""``mice-st mine``: first stages, false negatives, made-up queries."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from mice_st.commands import main as cli
+from mice_st.commands import mine as mine_command
+from mice_st.commands.mine import MineOptions, mine
+from mice_st.data.collection import Collection, write_beir
+from mice_st.data.first_stage import BM25
+from mice_st.training.mining import mine_rows, search_all, search_bm25, search_vectors
+from mice_st.training.pseudo_queries import pseudo_query_collection
+from mice_st.training.teachers import Teachers
+
+PETS = Collection(
+    "pets",
+    {"a": "cat sleeps", "b": "cat purrs", "c": "dog barks", "d": "bird sings", "e": "cat cat dog"},
+    {"q": "cat"},
+    {"q": {"a": 1}},
+)
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Callable[..., MineOptions]:
+    """``options(**fields)``: two negatives for each query of the collection above."""
+    write_beir(PETS, tmp_path / "pets", "train")
+
+    def make(**fields: Any) -> MineOptions:
+        defaults = {"data": [str(tmp_path / "pets")], "output": str(tmp_path / "rows.jsonl"), "negatives": 2}
+        return MineOptions(**{**defaults, "device": "cpu", **fields})
+
+    return make
+
+
+def read(options: MineOptions) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(options.output).read_text().splitlines()]
+
+
+def test_rows_are_those_of_training_itself(options: Callable[..., MineOptions]) -> None:
+    made = options()
+    assert mine(made) == 1
+    (row,) = mine_rows(PETS, made)
+    assert read(made) == [
+        {"query": "cat", "positive": "cat sleeps", "negatives": list(row.negatives), "source": row.source}
+    ]
+    assert set(row.negatives) == {"cat purrs", "cat cat dog"}
+
+
+def test_a_bi_encoder_finds_what_its_similarity_says(embedding_folder: Path, toy: Collection) -> None:
+    model = SentenceTransformer(str(embedding_folder), device="cpu")
+    run = search_vectors(model)(toy.corpus, toy.queries, 5)
+    for query_id, query in list(toy.queries.items())[:5]:
+        scores = {item: float(model.encode(query) @ model.encode(text)) for item, text in toy.corpus.items()}
+        assert list(run[query_id]) == sorted(scores, key=lambda item: -scores[item])[:5]
+
+
+def test_first_stages_take_turns() -> None:
+    one = lambda *_: {"q": {"a": 9.0, "b": 5.0}}  # noqa: E731
+    other = lambda *_: {"q": {"c": 0.3, "a": 0.2, "d": 0.1}}  # noqa: E731
+    assert list(search_all([one, other])({}, {"q": ""}, 3)["q"]) == ["a", "c", "b", "d"]
+    assert search_all([search_bm25])(PETS.corpus, PETS.queries, 5) == BM25(PETS.corpus).search(PETS.queries, 5)
+
+
+def test_a_teacher_takes_false_negatives_out(
+    options: Callable[..., MineOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = {"cat sleeps": 2.0, "cat purrs": 2.5, "cat cat dog": 1.0, "dog barks": 0.0, "bird sings": 0.0}
+
+    class Fixed(Teachers):
+        def __init__(self, *_: Any) -> None: ...
+
+        def score(self, queries: Any, documents: Any) -> list[list[float]]:
+            return [[marks[text] for text in texts] for texts in documents]
+
+    monkeypatch.setattr(mine_command, "Teachers", Fixed)
+    mine(options(teacher="t", negatives=1))
+    assert read(options())[0]["negatives"] == ["cat cat dog"]
+    mine(options(teacher="t", negatives=1, margin=1.5, negatives_top_k=2))
+    assert read(options())[0]["negatives"][0] in ("dog barks", "bird sings"), "neither of the two that were found"
+
+
+def test_titles_and_first_sentences_become_queries_and_leave_their_documents(tmp_path: Path) -> None:
+    rest = "It has more than ten words so that it is worth finding at all."
+    rows = [
+        {"_id": "1", "title": "Berlin  museums", "text": rest},
+        {"_id": "2", "title": "", "text": f"Rivers of Germany are long. {rest}"},
+        {"_id": "3", "title": "Same", "text": f"Bridges cross rivers. {rest} A"},
+        {"_id": "4", "title": "same", "text": f"{rest} B"},
+        {"_id": "5", "text": "One sentence that goes on"},
+        {"_id": "6", "title": "Short", "text": "too short."},
+    ]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    made = pseudo_query_collection(tmp_path, "made")
+    assert made.queries == {"1": "Berlin museums", "2": "Rivers of Germany are long.", "3": "Bridges cross rivers."}
+    assert made.qrels == {item: {item: 1} for item in made.queries}
+    assert (made.corpus["1"], made.corpus["2"], made.corpus["3"]) == (rest, rest, f"Same {rest} A")
+    assert (made.corpus["5"], made.corpus["6"]) == ("One sentence that goes on", "Short too short.")
+    (tmp_path / "corpus.jsonl").write_text(json.dumps(rows[4]))
+    with pytest.raises(ValueError, match="made: no document has a title"):
+        pseudo_query_collection(tmp_path, "made")
+
+
+def test_made_up_queries_make_rows_for_a_teacher_to_judge(tmp_path: Path, options: Callable[..., MineOptions]) -> None:
+    words = "one two three four five six seven eight nine ten cat"
+    rows = [{"_id": str(place), "title": f"title {place}", "text": f"{words} {place}"} for place in range(5)]
+    folder = tmp_path / "titled"
+    folder.mkdir()
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    made = options(data=[str(folder)], queries="pseudo", limit=3)
+    assert mine(made) == 3
+    for row in read(made):
+        assert set(row) == {"query", "documents", "source"}
+        assert row["documents"][0] == f"{words} {row['query'].removeprefix('title ')}"
+        assert len(set(row["documents"])) == 3
+
+
+def test_a_killed_run_goes_on_with_the_next_collection(
+    options: Callable[..., MineOptions], toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = options(data=[*options().data, str(toy_folder)])
+    mine(made)
+    whole = Path(made.output).read_bytes()
+    mined: list[str] = []
+    original = mine_rows
+
+    def count(collection: Collection, *arguments: Any) -> Any:
+        mined.append(collection.name)
+        if len(mined) == 2:
+            raise KeyboardInterrupt
+        return original(collection, *arguments)
+
+    monkeypatch.setattr(mine_command, "mine_rows", count)
+    with pytest.raises(KeyboardInterrupt):
+        mine(made)
+    assert mine(made) == 25
+    assert len(mined) == 3
+    assert Path(made.output).read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--negatives", "0"], "negatives: must be at least 1"),
+        (["--queries", "pseudo", "--teacher", "t"], "teacher: rows of pseudo queries"),
+        ([], "absent: there is no such folder"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["mine", "--data", "absent", "--output", str(tmp_path / "rows.jsonl"), *arguments]) == 2
+    assert message in capsys.readouterr().err
