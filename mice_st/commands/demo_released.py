@@ -30,9 +30,10 @@ from mice_st.evaluation.metrics import evaluate_run
 from mice_st.files import write_json
 from mice_st.loading import DEFAULT_MODEL, resolve_model
 from mice_st.states.encoding import encode_corpus
+from mice_st.states.engines import open_store
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.info import store_info
-from mice_st.states.store import Store, open_store
+from mice_st.states.store import Store
 
 # The README's first example.
 SAMPLE_QUERY = "How do I split a string into words?"

@@ -24,8 +24,8 @@ from mice_st.data.wheels import find_backbone
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.plots import plot_quality_and_time
 from mice_st.states.encoding import encode_corpus
+from mice_st.states.engines import open_store
 from mice_st.states.fingerprint import fingerprint_of
-from mice_st.states.store import open_store
 from tests.markdown_page import ROOT, read_blocks
 
 SYSTEMS = ["bm25", "bi-encoder", "cross-encoder", "mice", "mice-stored"]
