@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from mice_st.commands.demo import (
-    QUERIES,
-    DemoOptions,
+from mice_st.commands.demo_comparison import (
     Score,
     check_hub_folder,
     describe_machine,
@@ -22,6 +20,7 @@ from mice_st.commands.demo import (
     make_row,
     take_turns,
 )
+from mice_st.commands.demo_options import QUERIES, DemoOptions
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Collection, Document
 from mice_st.data.python_docs import load_python_docs

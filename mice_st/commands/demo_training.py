@@ -15,8 +15,7 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from tqdm.auto import tqdm
 
-from mice_st.commands.demo import (
-    DemoOptions,
+from mice_st.commands.demo_comparison import (
     Score,
     check_hub_folder,
     describe_machine,
@@ -25,6 +24,7 @@ from mice_st.commands.demo import (
     make_row,
     take_turns,
 )
+from mice_st.commands.demo_options import DemoOptions
 from mice_st.conversion.convert import convert
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Collection

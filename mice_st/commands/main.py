@@ -133,7 +133,7 @@ COMMANDS = {
     ),
     "demo": Command(
         "re-rank the documentation of the installed Python with the released model, or (--train true) train one on it",
-        "mice_st.commands.demo:DemoOptions",
+        "mice_st.commands.demo_options:DemoOptions",
         "mice_st.commands.demo:run_demo",
     ),
 }
