@@ -20,7 +20,7 @@ from mice_st.research.ablation_grid import AblateOptions, read_grid
 from mice_st.training import TrainingRecipe, TrainingSettings
 from mice_st.training.reranker_trainer import RerankerTrainer
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "recipes"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "recipes"
 # Recipes of what mice-mini is measured beside.
 TO_COMPARE_WITH = ("cross-encoder-teacher", "colbert")
 
