@@ -16,7 +16,7 @@ from .rows import DocumentRow, RowFormat, StateRow, read_pooled, stack_pooled
 from .store import Fingerprint, PutReport
 
 if TYPE_CHECKING:
-    from mice_st.modeling.modeling_mice import DocumentStates
+    from mice_st.modeling.layers_mice import DocumentStates
 
 
 class Known(NamedTuple):

@@ -36,7 +36,7 @@ from .rows import DocumentRow, Packer, RowFormat, StateRow
 from .store import CompactReport, Fingerprint, PutReport, VerifyReport
 
 if TYPE_CHECKING:
-    from mice_st.modeling.modeling_mice import DocumentStates
+    from mice_st.modeling.layers_mice import DocumentStates
 
 logger = logging.getLogger(__name__)
 

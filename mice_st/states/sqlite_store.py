@@ -21,7 +21,7 @@ from .sqlite_reader import SqliteReader
 from .store import CompactReport, Fingerprint, PutReport
 
 if TYPE_CHECKING:
-    from mice_st.modeling.modeling_mice import DocumentStates
+    from mice_st.modeling.layers_mice import DocumentStates
 
 logger = logging.getLogger(__name__)
 

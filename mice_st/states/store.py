@@ -20,7 +20,7 @@ from .errors import StoreCorruptError, StoreMismatchError
 from .packed import PackedStates
 
 if TYPE_CHECKING:
-    from mice_st.modeling.modeling_mice import DocumentStates
+    from mice_st.modeling.layers_mice import DocumentStates
 
 FORMAT_VERSION = 1
 
