@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from mice_st.commands.demo import (
-    QUERIES,
-    DemoOptions,
+from mice_st.commands.demo_comparison import (
     Score,
     check_hub_folder,
     describe_machine,
@@ -22,6 +20,7 @@ from mice_st.commands.demo import (
     make_row,
     take_turns,
 )
+from mice_st.commands.demo_options import QUERIES, DemoOptions
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Collection, Document
 from mice_st.data.python_docs import load_python_docs
@@ -30,9 +29,10 @@ from mice_st.evaluation.metrics import evaluate_run
 from mice_st.files import write_json
 from mice_st.loading import DEFAULT_MODEL, resolve_model
 from mice_st.states.encoding import encode_corpus
+from mice_st.states.engines import open_store
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.info import store_info
-from mice_st.states.store import Store, open_store
+from mice_st.states.store import Store
 
 # The README's first example.
 SAMPLE_QUERY = "How do I split a string into words?"

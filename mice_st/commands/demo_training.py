@@ -15,8 +15,7 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from tqdm.auto import tqdm
 
-from mice_st.commands.demo import (
-    DemoOptions,
+from mice_st.commands.demo_comparison import (
     Score,
     check_hub_folder,
     describe_machine,
@@ -25,6 +24,7 @@ from mice_st.commands.demo import (
     make_row,
     take_turns,
 )
+from mice_st.commands.demo_options import DemoOptions
 from mice_st.conversion.convert import convert
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Collection
@@ -74,8 +74,8 @@ def show_training(options: DemoOptions) -> None:
 
 
 def recipe_of(options: DemoOptions, work: Path, name: str, **fields: Any) -> TrainingRecipe:
-    """What both models share: rows, their order, batches and time."""
-    return TrainingRecipe(
+    """A recipe with the rows, their order, batches and time that both models share."""
+    return TrainingRecipe.from_flat(
         model=name,
         train_data=["python-docs"],
         output=str(work / name),
@@ -103,7 +103,7 @@ def train_mice(start: MiceCrossEncoder, collection: Collection, options: DemoOpt
         residual_learning_rate_factor=300.0,
     )
     result = train(recipe, model=start, train_collection=collection)
-    print(f"   MICE: {result.steps} steps of {recipe.batch_size} queries, {result.seconds:.0f} s")
+    print(f"   MICE: {result.steps} steps of {recipe.settings.batch_size} queries, {result.seconds:.0f} s")
     return start
 
 
@@ -119,7 +119,7 @@ def train_cross_encoder(backbone: Path, collection: Collection, options: DemoOpt
         local_files_only=True,
     )
     result = train(recipe, model=model, train_collection=collection)
-    print(f"   cross-encoder: {result.steps} steps of {recipe.batch_size} queries, {result.seconds:.0f} s")
+    print(f"   cross-encoder: {result.steps} steps of {recipe.settings.batch_size} queries, {result.seconds:.0f} s")
     return model
 
 

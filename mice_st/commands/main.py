@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,6 +17,7 @@ from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from mice_st.states.errors import StoreError
+from mice_st.training.flat import flat_fields, nested_options
 
 if TYPE_CHECKING:
     from mice_st.training.recipe import TrainingRecipe
@@ -133,7 +134,7 @@ COMMANDS = {
     ),
     "demo": Command(
         "re-rank the documentation of the installed Python with the released model, or (--train true) train one on it",
-        "mice_st.commands.demo:DemoOptions",
+        "mice_st.commands.demo_options:DemoOptions",
         "mice_st.commands.demo:run_demo",
     ),
 }
@@ -220,19 +221,20 @@ def parse_flags(name: str, options_class: type, arguments: list[str]) -> Any:
         if arguments and not arguments[0].startswith("-"):
             named += [f"--{field_name}", arguments.pop(0)]
     arguments = named + arguments
+    nested = nested_options(options_class)
     # No abbreviations: a misspelt flag is an error, not another flag.
     parser = HfArgumentParser(
-        options_class,  # type: ignore[arg-type]
+        [options_class, *nested.values()],  # type: ignore[arg-type]
         prog=f"mice-st {name}",
         description=COMMANDS[name].summary,
         allow_abbrev=False,
     )
     parser.error = _refuse  # type: ignore[method-assign]
-    options, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    options, *inner, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if unknown:
-        known = ", ".join(f"--{option.name}" for option in fields(options_class))
+        known = ", ".join(f"--{name}" for name in flat_fields(options_class))
         raise ValueError(f"unknown flags {' '.join(unknown)}; there are {known}")
-    return options
+    return replace(options, **dict(zip(nested, inner, strict=True))) if nested else options
 
 
 def _refuse(message: str) -> NoReturn:

@@ -11,7 +11,7 @@ import transformers
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import read_corpus
 from mice_st.loading import DEFAULT_MODEL, resolve_model
-from mice_st.states.store import open_store
+from mice_st.states.engines import open_store
 
 
 @dataclass

@@ -29,13 +29,14 @@ import shutil
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mice_st.files import read_json, write_json
 from mice_st.hub.files import RECIPE_FILE
-from mice_st.training.checkpoints import is_complete, list_checkpoints, with_defaults
+from mice_st.training.checkpoints import is_complete, list_checkpoints
+from mice_st.training.flat import as_flat, flat_fields, with_defaults
 
 MODEL_COMMANDS = ("convert", "train", "merge")  # their output is a model folder, which keeps the recipe that made it
 FILE_COMMANDS = {"mine": ".jsonl", "label": ".jsonl", "evaluate": ".json"}  # their output is a file of this kind
@@ -79,7 +80,7 @@ def run_recipe(path: str, flags: Sequence[str] = ()) -> None:
     is_first = int(os.environ.get("RANK", "0")) == 0
     for number, step in enumerate(steps, start=1):
         marker = output / MARKERS / f"{step.name}.json"
-        wanted = {"command": step.command, "options": asdict(step.options)}
+        wanted = {"command": step.command, "options": as_flat(step.options)}
         if marker.is_file():
             _check_same(marker, wanted, step)
             continue
@@ -173,7 +174,7 @@ def _read_step(
         )
     share = own.pop("limit_share", 1.0)
     options_class = load_reference(COMMANDS[command].options)
-    known = {item.name for item in fields(options_class)}
+    known = flat_fields(options_class).keys()
     chosen = {key: _words(value) for key, value in shared.items() if key in known}
     chosen |= {key: _words(value) for key, value in own.items()}
     for key, words in flags.items():

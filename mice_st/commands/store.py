@@ -11,9 +11,9 @@ from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.loading import DEFAULT_MODEL, resolve_model
 from mice_st.states.codecs import get_codec
 from mice_st.states.encoding import SHARD_DOCUMENTS, encode_corpus
+from mice_st.states.engines import open_store
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.info import store_info
-from mice_st.states.store import open_store
 
 
 @dataclass

@@ -75,13 +75,14 @@ def convert_variant(variant: Variant, output: Path) -> str | None:
             run_convert(parse_flags("convert", ConvertOptions, flags_of({**variant.convert, "output": str(start)})))
     except ValueError as error:
         raise ValueError(f"{variant.name}: {error}") from error
+    settings = recipe.settings
     if recipe.dev_data is None:
         raise ValueError("train: dev_data is missing, which the variants are compared on")
-    if not (recipe.freeze_contextualization and recipe.stored_states) or recipe.stored_states_file is not None:
+    if not (settings.freeze_contextualization and settings.stored_states) or recipe.stored_states_file is not None:
         return None
-    model = load_cross_encoder(str(start), max_length=recipe.max_length)
-    made_by = fingerprint_of(model, CODECS[recipe.stored_states_dtype])
-    key = hashlib.sha256(f"{made_by.to_json()} {recipe.bf16}".encode()).hexdigest()[:16]
+    model = load_cross_encoder(str(start), max_length=settings.max_length)
+    made_by = fingerprint_of(model, CODECS[settings.stored_states_dtype])
+    key = hashlib.sha256(f"{made_by.to_json()} {settings.bf16}".encode()).hexdigest()[:16]
     return str(output / "states" / f"{key}.sqlite")
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from mice_st.commands.convert import ConvertOptions
 from mice_st.commands.recipes import as_word, read_toml
+from mice_st.training.flat import flat_fields
 from mice_st.training.recipe import TrainingRecipe
 
 BASE = "base"
@@ -66,7 +67,7 @@ def read_grid(options: AblateOptions) -> tuple[Path, list[Variant]]:
         raise ValueError(f"{path}: the field 'output' is missing")
     recipe |= {name: value for name in ("limit", "max_steps") if (value := getattr(options, name)) is not None}
     known = {
-        **{item.name: "train" for item in fields(TrainingRecipe)},
+        **dict.fromkeys(flat_fields(TrainingRecipe), "train"),
         # Of what both have, such as seed, conversion's comes with training's.
         **{item.name: "convert" for item in fields(ConvertOptions)},
     }
