@@ -7,7 +7,8 @@ with the installed code.
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from mice_st.modeling.configuration_mice import MiceConfig
-from mice_st.modeling.modeling_mice import DocumentStates, MiceForSequenceClassification
+from mice_st.modeling.layers_mice import DocumentStates
+from mice_st.modeling.modeling_mice import MiceForSequenceClassification
 
 AutoConfig.register(MiceConfig.model_type, MiceConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(MiceConfig, MiceForSequenceClassification, exist_ok=True)
