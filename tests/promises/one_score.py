@@ -125,3 +125,10 @@ def fill(parameters: Iterable[Tensor], scale: float, seed: int = 0) -> None:
     with torch.no_grad():
         for parameter in parameters:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+
+
+def assert_one_line(error: BaseException, *words: str) -> None:
+    """An error says in one line what it is about."""
+    message = str(error)
+    assert all(word in message for word in words), message
+    assert "\n" not in message.strip(), message
