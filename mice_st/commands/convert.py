@@ -55,12 +55,6 @@ class ConvertOptions:
         default=None,
         metadata={"help": "One state of a document for all interaction layers, or one for each (default: frozen)."},
     )
-    interaction_key_value_heads: int | None = field(
-        default=None,
-        metadata={
-            "help": "Heads of the cross-attention's keys and values, shared by those of queries (default: no sharing)."
-        },
-    )
     query_self_attention: bool | None = field(
         default=None,
         metadata={"help": "Whether the query's tokens read each other in the interaction layers (default: true)."},
@@ -76,21 +70,11 @@ class ConvertOptions:
     cls_attends_document: bool | None = field(
         default=None, metadata={"help": "Whether [CLS] reads the document itself (default: true)."}
     )
-    query_attends_document_sep: bool | None = field(
-        default=None, metadata={"help": "Whether the query reads the document's [SEP] (default: true)."}
-    )
-    contextualization_attends_cls: bool | None = field(
+    mask3_frame: bool | None = field(
         default=None,
-        metadata={"help": "Whether a text's tokens read its [CLS] while it is contextualised (default: true)."},
-    )
-    sep_attends_itself_alone: bool | None = field(
-        default=None, metadata={"help": "Whether a text's [SEP] reads nothing but itself (default: false)."}
-    )
-    document_cls: bool | None = field(
-        default=None, metadata={"help": "Whether the document has a [CLS] of its own (default: true)."}
-    )
-    document_token_type: int | None = field(
-        default=None, metadata={"help": "Token type of the document's tokens (default: 0)."}
+        metadata={
+            "help": "Special tokens as Mask3 leaves them in a pair, so that a masked cross-encoder converts without loss (default: false)."
+        },
     )
     pooler: bool | None = field(
         default=None,
@@ -110,9 +94,6 @@ class ConvertOptions:
     )
     lexical_bias: bool | None = field(
         default=None, metadata={"help": "A learned scalar per head on the logits of equal tokens (default: false)."}
-    )
-    match_residual: bool | None = field(
-        default=None, metadata={"help": "Add learned weights of exactly matched tokens to the score (default: false)."}
     )
     max_sim_residual: bool | None = field(
         default=None,
