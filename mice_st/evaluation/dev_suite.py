@@ -46,7 +46,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         ValueError: If a model or a set is bad, or a score is not finite.
     """
     cache = Path(options.cache or f"{options.output}.cache")
-    systems = list_systems(options.model, options.codecs or ["fp16"], options.device, options.max_length)
+    systems = list_systems(
+        options.model, options.codecs or ["fp16"], options.device, options.max_length, options.trust_remote_code
+    )
     suite = list(
         load_suite(
             options.suite,

@@ -220,7 +220,11 @@ def make_model_meta(model: Any, name: str, revision: str | None, codec: str = "f
 
 
 def load_for_mteb(
-    name: str, device: str | None = None, max_length: int | None = None, codec: str = "fp32"
+    name: str,
+    device: str | None = None,
+    max_length: int | None = None,
+    codec: str = "fp32",
+    trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
     """Any model that ranks, as mteb takes it.
 
@@ -229,11 +233,12 @@ def load_for_mteb(
         device: Where it computes.
         max_length: Longest document or pair, in tokens.
         codec: How MICE keeps document states.
+        trust_remote_code: Whether code beside its weights is run.
 
     Returns:
         The model, and its ``ModelMeta``, the revision of which is the commit of a Hub repository or the hash of a folder.
     """
-    model = load_model(name, device, max_length)
+    model = load_model(name, device, max_length, trust_remote_code)
     if isinstance(model, MiceCrossEncoder):
         meta = make_model_meta(model, name, model_revision(name), codec)
         return MiceSearch(model, meta, codec), meta

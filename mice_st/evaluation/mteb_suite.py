@@ -110,7 +110,9 @@ def _measure(
 def _load(system: System, candidates: TaskCandidates, revision: str, options: EvaluateOptions) -> tuple[Any, Any]:
     """The model as mteb takes it, and its metadata."""
     if system.source != BM25_NAME:
-        return load_for_mteb(system.source, options.device, options.max_length, system.codec or "fp32")
+        return load_for_mteb(
+            system.source, options.device, options.max_length, system.codec or "fp32", options.trust_remote_code
+        )
     name = candidates.first_stage.replace(" ", "-").replace("'", "")
     name = name if name.count("/") == 1 else f"local/{name}"
     meta = import_mteb().models.ModelMeta.create_empty({"name": name, "revision": revision})
