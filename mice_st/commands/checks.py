@@ -75,10 +75,8 @@ def existing_files(*paths: str | Path | None) -> str | None:
 def describe_saved(name: str, options: Any) -> str | None:
     """Say what an interrupted command has saved and how to go on; None where it has nothing to say."""
     command = COMMANDS[name]
-    if isinstance(options, list):  # the words behind `train`: a recipe file and flags
-        from mice_st.commands.recipes import saved_steps
-
-        return saved_steps(options[0], options[1:])
+    if isinstance(options, list):  # a recipe file and the words behind it
+        return load_reference(command.recipe_saved)(options[0], options[1:]) if command.recipe_saved else None
     return load_reference(command.saved)(options) if command.saved else None
 
 

@@ -14,7 +14,9 @@ class CompareOptions:
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("results",)
 
-    results: list[str] = field(metadata={"help": "JSON files of mice-st evaluate, or their .per_query.csv.", "metavar": "FILE"})
+    results: list[str] = field(
+        metadata={"help": "JSON files of mice-st evaluate, or their .per_query.csv.", "metavar": "FILE"}
+    )
     baseline: str | None = field(
         default=None, metadata={"help": "Compare every other system with this one only (default: all pairs)."}
     )

@@ -39,9 +39,7 @@ class ConvertOptions:
             "model's last two)."
         },
     )
-    seeded: bool = field(
-        default=True, metadata={"help": "Start interaction layers as copies of the backbone's."}
-    )
+    seeded: bool = field(default=True, metadata={"help": "Start interaction layers as copies of the backbone's."})
     seed: int = field(default=0, metadata={"help": "Seed of the generator that draws fresh tensors."})
     interaction_hidden_size: int | None = field(
         default=None,
@@ -133,7 +131,7 @@ class ConvertOptions:
             "metavar": "DATA",
             "aliases": ("corpora",),  # of recipes of released models
             "help": "Collections whose documents give start values: rare tokens weigh more in the MaxSim residual, and a narrow model keeps "
-            "the directions in which their states are longest."
+            "the directions in which their states are longest.",
         },
     )
 

@@ -66,8 +66,8 @@ def run_encode(options: EncodeOptions) -> None:
 
     from mice_st.cross_encoder import MiceCrossEncoder
     from mice_st.states.encoding import encode_corpus
+    from mice_st.states.engines import open_store
     from mice_st.states.fingerprint import fingerprint_of
-    from mice_st.states.store import open_store
 
     transformers.utils.logging.disable_progress_bar()
     model = MiceCrossEncoder(options.model)

@@ -42,7 +42,10 @@ class EvaluateOptions:
     )
     data: str | None = field(
         default=None,
-        metadata={"help": "Folder of BEIR folders or their archives (NAME.tar.gz), for the suite dev.", "metavar": "FOLDER"},
+        metadata={
+            "help": "Folder of BEIR folders or their archives (NAME.tar.gz), for the suite dev.",
+            "metavar": "FOLDER",
+        },
     )
     suite: str = field(
         default="dev",
@@ -52,7 +55,11 @@ class EvaluateOptions:
         },
     )
     sets: list[str] | None = field(
-        default=None, metadata={"help": "Suite dev: measure only these of its sets, by their names (default: all).", "metavar": "NAME"}
+        default=None,
+        metadata={
+            "help": "Suite dev: measure only these of its sets, by their names (default: all).",
+            "metavar": "NAME",
+        },
     )
     first_stage: str = field(
         default=FIRST_STAGE,
@@ -82,9 +89,13 @@ class EvaluateOptions:
         },
     )
     threads: int | None = field(default=None, metadata={"help": "Suite dev: threads of torch (default: torch's own)."})
-    max_length: int | None = field(default=None, metadata={"help": "Longest document or pair, in tokens (default: the model's own)."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest document or pair, in tokens (default: the model's own)."}
+    )
     batch_size: int = field(default=64, metadata={"help": "Pairs or texts computed at a time."})
-    device: str | None = field(default=None, metadata={"help": "Device that models compute on (default: the best there is)."})
+    device: str | None = field(
+        default=None, metadata={"help": "Device that models compute on (default: the best there is)."}
+    )
     stock: bool = field(
         default=False,
         metadata={

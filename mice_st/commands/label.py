@@ -38,14 +38,17 @@ class LabelOptions:
     )
     limit: int | None = field(default=None, metadata={"help": "Label only the first rows of each file."})
     standardize: bool = field(
-        default=False, metadata={"help": "Standardise the scores of a single teacher too: mean 0 and standard deviation 1 for each query."}
+        default=False,
+        metadata={
+            "help": "Standardise the scores of a single teacher too: mean 0 and standard deviation 1 for each query."
+        },
     )
     stored_states_file: str | None = field(
         default=None,
         metadata={
             "metavar": "STORE",
             "help": "Store for the document states of the one MICE among the teachers: each text is encoded once, and training from frozen "
-            "layers that starts as this teacher reads the same file."
+            "layers that starts as this teacher reads the same file.",
         },
     )
     positive_bonus: float = field(
@@ -55,10 +58,16 @@ class LabelOptions:
             "the judgement and keeps the teacher's order of all else."
         },
     )
-    processes: int = field(default=1, metadata={"help": "Processes, each with the teachers; on GPUs, one for each GPU."})
-    shard_rows: int = field(default=64, metadata={"help": "Rows that are written together; an interrupted run loses those."})
+    processes: int = field(
+        default=1, metadata={"help": "Processes, each with the teachers; on GPUs, one for each GPU."}
+    )
+    shard_rows: int = field(
+        default=64, metadata={"help": "Rows that are written together; an interrupted run loses those."}
+    )
     batch_size: int = field(default=64, metadata={"help": "Pairs or texts computed at a time."})
-    max_length: int | None = field(default=None, metadata={"help": "Longest document or pair, in tokens (default: the model's own)."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest document or pair, in tokens (default: the model's own)."}
+    )
     bf16: bool = field(default=False, metadata={"help": "Let teachers compute in mixed precision."})
     device: str | None = field(
         default=None, metadata={"help": "Device that teachers compute on (default: the best there is)."}

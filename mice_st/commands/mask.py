@@ -30,7 +30,9 @@ class MaskOptions:
         default=50, metadata={"help": "Queries to measure on, drawn with the seed; 0 takes all."}
     )
     top_k: int = field(default=50, metadata={"help": "Candidates of BM25 that are re-ranked for each query."})
-    max_length: int | None = field(default=None, metadata={"help": "Longest pair, in tokens (default: the model's own)."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest pair, in tokens (default: the model's own)."}
+    )
     fusion_layer: int | None = field(
         default=None, metadata={"help": "Layers in which mask3 and prettr keep both sides apart (default: half)."}
     )
@@ -38,14 +40,15 @@ class MaskOptions:
         default=False, metadata={"help": "Also measure mask3 at every fusion layer, and recommend one."}
     )
     tolerance: float = field(
-        default=0.01, metadata={"help": "Difference of nDCG@10 by which a recommended fusion layer may lie below the best."}
+        default=0.01,
+        metadata={"help": "Difference of nDCG@10 by which a recommended fusion layer may lie below the best."},
     )
     baselines: list[str] = field(
         default_factory=list,
         metadata={
             "metavar": "SYSTEM",
             "help": "Also measure these: full, prettr-l4, sparse-ce, mice-l4+3, mice-l10-d12+2 (MORES), colbert, bi-encoder "
-            "(made from the model), or folders of other models."
+            "(made from the model), or folders of other models.",
         },
     )
     convert: bool = field(

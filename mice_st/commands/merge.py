@@ -19,7 +19,9 @@ class MergeOptions:
         ValueError: If the weights are not one finite number for each model with a sum that is not 0.
     """
 
-    model: list[str] = field(metadata={"help": "Folders or Hub ids of MICE models with the same config.", "metavar": "MODEL"})
+    model: list[str] = field(
+        metadata={"help": "Folders or Hub ids of MICE models with the same config.", "metavar": "MODEL"}
+    )
     output: str = field(metadata={"help": "Folder for the merged model.", "metavar": "FOLDER"})
     weights: list[float] | None = field(
         default=None, metadata={"help": "Weight of each of them, divided by their sum (default: all the same)."}

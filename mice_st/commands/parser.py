@@ -11,11 +11,11 @@ import argparse
 import difflib
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from dataclasses import Field as DataclassField
+from dataclasses import MISSING, Field, dataclass
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from mice_st.commands.registry import COMMANDS
+from mice_st.commands.registry import COMMANDS, load_reference
+from mice_st.training.flat import as_flat, flat_fields, from_flat, nested_options
 
 WIDTH = 80  # columns of a help text
 OVERWRITE = "Overwrite output that exists."
@@ -27,7 +27,6 @@ class Flag:
 
     Attributes:
         name: Of the field, with underscores.
-        path: Names of the fields that lead to it: one, or two where it lies in a dataclass of its own.
         convert: A word to the value, or to an item of the list.
         is_list: Whether it takes several words.
         choices: Words that are allowed, or None for any.
@@ -38,7 +37,6 @@ class Flag:
     """
 
     name: str
-    path: tuple[str, ...]
     convert: Callable[[str], Any]
     is_list: bool
     choices: tuple[str, ...] | None
@@ -59,34 +57,18 @@ class Flag:
 
 
 def read_flags(options_class: type) -> dict[str, Flag]:
-    """The flags of a dataclass, by the names of their fields.
+    """The flags of a dataclass, by the names of their fields; those of a nested dataclass stand in its place.
 
     Raises:
-        TypeError: If a field has a type that no flag can have, or two fields have one name.
+        TypeError: If a field has a type that no flag can have.
     """
-    flags: dict[str, Flag] = {}
-    for item, path, hint in _fields(options_class):
-        if item.name in flags:
-            raise TypeError(f"{options_class.__name__}: {item.name} is there twice")
-        flags[item.name] = _flag(item, path, hint)
-    return flags
-
-
-def _fields(options_class: type) -> list[tuple[DataclassField[Any], tuple[str, ...], Any]]:
-    """The fields, their paths and their types; those of a nested dataclass in its place."""
     hints = get_type_hints(options_class)
-    found = []
-    for item in fields(options_class):
-        if is_dataclass(hints[item.name]):
-            inner = hints[item.name]
-            inner_hints = get_type_hints(inner)
-            found += [(part, (item.name, part.name), inner_hints[part.name]) for part in fields(inner)]
-        elif item.init:
-            found.append((item, (item.name,), hints[item.name]))
-    return found
+    for inner in nested_options(options_class).values():
+        hints |= get_type_hints(inner)
+    return {name: _flag(item, hints[name]) for name, item in flat_fields(options_class).items()}
 
 
-def _flag(item: DataclassField[Any], path: tuple[str, ...], hint: Any) -> Flag:
+def _flag(item: Field[Any], hint: Any) -> Flag:
     if get_origin(hint) in (Union, types.UnionType):
         (hint,) = (part for part in get_args(hint) if part is not type(None))
     is_list = get_origin(hint) is list
@@ -99,7 +81,6 @@ def _flag(item: DataclassField[Any], path: tuple[str, ...], hint: Any) -> Flag:
     default = item.default if item.default_factory is MISSING else item.default_factory()
     return Flag(
         item.name,
-        path,
         convert,
         is_list,
         choices,
@@ -119,13 +100,11 @@ def parse_command(name: str, arguments: Sequence[str]) -> tuple[Any, bool]:
     Raises:
         ValueError: As ``parse_flags``.
     """
-    from mice_st.commands.registry import load_reference
-
     command = COMMANDS[name]
     extra = {"overwrite"} if command.overwrites else set()
     values = _parse(name, load_reference(command.options), arguments, extra)
     overwrite = values.pop("overwrite", False)
-    return _build(load_reference(command.options), values), overwrite
+    return from_flat(load_reference(command.options), values), overwrite
 
 
 def parse_flags(name: str, options_class: type, arguments: Sequence[str]) -> Any:
@@ -139,7 +118,7 @@ def parse_flags(name: str, options_class: type, arguments: Sequence[str]) -> Any
     Raises:
         ValueError: If a flag is unknown, missing, or its value is impossible; the message names it.
     """
-    return _build(options_class, _parse(name, options_class, arguments, set()))
+    return from_flat(options_class, _parse(name, options_class, arguments, set()))
 
 
 def _parse(name: str, options_class: type, arguments: Sequence[str], extra: set[str]) -> dict[str, Any]:
@@ -238,28 +217,9 @@ def _place(options_class: type, flags: dict[str, Flag], words: list[str], values
         raise ValueError(f"{words[0]!r} belongs to no flag")
 
 
-def _build(options_class: type, values: dict[str, Any]) -> Any:
-    """An instance; nested dataclasses are made of the fields that lead to them."""
-    hints = get_type_hints(options_class)
-    arguments: dict[str, Any] = {}
-    nested: dict[str, dict[str, Any]] = {
-        item.name: {} for item in fields(options_class) if is_dataclass(hints[item.name])
-    }
-    for name, flag in read_flags(options_class).items():
-        if name in values:
-            (nested[flag.path[0]] if len(flag.path) > 1 else arguments)[name] = values[name]
-    arguments |= {name: hints[name](**inner) for name, inner in nested.items()}
-    return options_class(**arguments)
-
-
-def value_of(options: Any, name: str, default: Any = None) -> Any:
-    """The value of a flag of made options, wherever its field lies; ``default`` where there is no such flag."""
-    flag = read_flags(type(options)).get(name)
-    if flag is None:
-        return default
-    for part in flag.path:
-        options = getattr(options, part)
-    return options
+def value_of(options: Any, name: str) -> Any:
+    """The value of a flag of made options, wherever its field lies; None where there is no such flag."""
+    return as_flat(options).get(name)
 
 
 def explain_unknown(command: str, word: str, known: Sequence[str]) -> str:
@@ -272,8 +232,6 @@ def explain_unknown(command: str, word: str, known: Sequence[str]) -> str:
 
 def format_help(name: str) -> str:
     """The help of a command, at most ``WIDTH`` columns wide."""
-    from mice_st.commands.registry import load_reference
-
     command = COMMANDS[name]
     options_class = load_reference(command.options)
     flags = read_flags(options_class)

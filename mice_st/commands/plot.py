@@ -17,7 +17,9 @@ class PlotOptions:
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("results",)
 
-    results: list[str] = field(metadata={"help": "JSON files of mice-st evaluate --suite dev, over the same sets.", "metavar": "FILE"})
+    results: list[str] = field(
+        metadata={"help": "JSON files of mice-st evaluate --suite dev, over the same sets.", "metavar": "FILE"}
+    )
     output: str = field(
         default="docs",
         metadata={"help": f"Folder for {', '.join(FILES)}.", "metavar": "FOLDER"},

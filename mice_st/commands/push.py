@@ -42,7 +42,9 @@ class PushOptions:
     dry_run: bool = field(
         default=False, metadata={"help": "Build, verify and list the files; nothing leaves the machine."}
     )
-    output: str | None = field(default=None, metadata={"help": "Folder that keeps what was built.", "metavar": "FOLDER"})
+    output: str | None = field(
+        default=None, metadata={"help": "Folder that keeps what was built.", "metavar": "FOLDER"}
+    )
 
     def __post_init__(self) -> None:
         self.model = resolve_model(self.model)

@@ -59,7 +59,8 @@ class RankOptions:
     top_k: int = field(default=10, metadata={"help": "Documents to print, best first."})
     json: bool = field(default=False, metadata={"help": "Print one JSON object per document instead of a table."})
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that lies beside the weights of another cross-encoder; MICE never needs it."}
+        default=False,
+        metadata={"help": "Run code that lies beside the weights of another cross-encoder; MICE never needs it."},
     )
 
     def __post_init__(self) -> None:
@@ -102,9 +103,7 @@ def _rank_texts(options: RankOptions) -> list[dict[str, Any]]:
         raise ValueError(f"{options.documents}: there are no documents")
     model = _load(options)
     passages = {"passages": True} if options.long_documents == "passages" else {}
-    ranking = model.rank(
-        options.query, [document.text for document in documents], top_k=options.top_k, **passages
-    )
+    ranking = model.rank(options.query, [document.text for document in documents], top_k=options.top_k, **passages)
     found = [(entry["score"], documents[entry["corpus_id"]]) for entry in ranking]
     return [{"score": score, "id": document.id, "text": document.text} for score, document in found]
 
@@ -126,7 +125,7 @@ def _load(options: RankOptions) -> CrossEncoder:
 def _rank_store(options: RankOptions, path: str) -> list[dict[str, Any]]:
     """Rank the documents of a store."""
     from mice_st.cross_encoder import MiceCrossEncoder
-    from mice_st.states.store import open_store
+    from mice_st.states.engines import open_store
 
     with open_store(path, None, read_only=True) as store:
         ranking = MiceCrossEncoder(options.model).rank(

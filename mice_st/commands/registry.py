@@ -19,6 +19,7 @@ class Command:
         recipe: ``"module:function"`` that runs a TOML file given in place of flags; takes its path and the other words.
         overwrites: ``"module:function"`` that takes the options and returns the path of something that the command would overwrite, or
             None. A command that has it has the flag ``--overwrite``.
+        recipe_saved: As ``saved``, for a recipe file: takes its path and the other words.
         saved: ``"module:function"`` that takes the options and says, in a sentence, what an interrupted run has saved and how to go on, or
             returns None.
     """
@@ -28,6 +29,7 @@ class Command:
     function: str
     notes: str = ""
     recipe: str | None = None
+    recipe_saved: str | None = None
     overwrites: str | None = None
     saved: str | None = None
 
@@ -58,6 +60,7 @@ COMMANDS = {
         "interrupted goes on. Without a file, --resume goes on from the last checkpoint; an output folder that holds a model is refused "
         "without --overwrite, and one that holds checkpoints always.",
         recipe="mice_st.commands.recipes:run_recipe",
+        recipe_saved="mice_st.commands.recipes:saved_steps",
         overwrites="mice_st.commands.train:existing_model",
         saved="mice_st.commands.train:saved_checkpoint",
     ),
@@ -109,7 +112,7 @@ COMMANDS = {
         "mice_st.commands.ablation_grid:AblateOptions",
         "mice_st.commands.ablate:run_ablate",
         f"{GOES_ON} Variants that were made with other fields are refused.",
-        saved="mice_st.commands.ablate:saved_variants",
+        saved="mice_st.commands.ablation_grid:saved_variants",
     ),
     "compare": Command(
         "Test which of several evaluated systems differ by more than chance.",
@@ -173,9 +176,9 @@ COMMANDS = {
     ),
     "demo": Command(
         "Re-rank the documentation of the installed Python, or train a model on it.",
-        "mice_st.commands.demo:DemoOptions",
+        "mice_st.commands.demo_options:DemoOptions",
         "mice_st.commands.demo:run_demo",
         "What an earlier demo wrote is replaced. Any other folder with files in it is refused without --overwrite.",
-        overwrites="mice_st.commands.demo:existing_folder",
+        overwrites="mice_st.commands.demo_options:existing_folder",
     ),
 }

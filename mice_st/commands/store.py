@@ -24,8 +24,8 @@ def run_store(options: StoreOptions) -> int:
     Returns:
         The exit status: 1 if ``verify`` found a problem.
     """
+    from mice_st.states.engines import open_store
     from mice_st.states.info import store_info
-    from mice_st.states.store import open_store
 
     with open_store(options.store, None, read_only=options.action != "compact") as store:
         if options.action == "info":

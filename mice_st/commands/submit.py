@@ -24,12 +24,19 @@ class SubmitOptions:
     """
 
     model: str = field(
-        metadata={"help": "Folder, Hub id or released model's name of the MICE model that was evaluated.", "metavar": "MODEL"}
+        metadata={
+            "help": "Folder, Hub id or released model's name of the MICE model that was evaluated.",
+            "metavar": "MODEL",
+        }
     )
-    results: str = field(metadata={"help": "JSON file of mice-st evaluate; mteb's results lie beside it.", "metavar": "FILE"})
+    results: str = field(
+        metadata={"help": "JSON file of mice-st evaluate; mteb's results lie beside it.", "metavar": "FILE"}
+    )
     repo: str = field(metadata={"help": "Hub id of the model, organisation/name."})
     revision: str = field(metadata={"help": "Commit of the model there, 40 digits."})
-    output: str = field(metadata={"help": "Folder for the results tree, the metadata and the texts.", "metavar": "FOLDER"})
+    output: str = field(
+        metadata={"help": "Folder for the results tree, the metadata and the texts.", "metavar": "FOLDER"}
+    )
     license: str | None = field(default=None, metadata={"help": "Licence of the model, such as apache-2.0."})
     release_date: str | None = field(default=None, metadata={"help": "Date of this revision, YYYY-MM-DD."})
     languages: list[str] | None = field(default=None, metadata={"help": "Languages of the model, such as eng-Latn."})
@@ -37,7 +44,8 @@ class SubmitOptions:
         default=None, metadata={"help": "Tasks whose data the model was trained on, by mteb's names."}
     )
     dry_run: bool = field(
-        default=True, metadata={"help": "Stop before the network; --no-dry-run opens the pull request with the results."}
+        default=True,
+        metadata={"help": "Stop before the network; --no-dry-run opens the pull request with the results."},
     )
 
     def __post_init__(self) -> None:

@@ -18,7 +18,9 @@ class TrimOptions:
         ValueError: If a number is out of range.
     """
 
-    model: str = field(metadata={"help": "Folder or Hub id of a MICE model, or a released model's name.", "metavar": "MODEL"})
+    model: str = field(
+        metadata={"help": "Folder or Hub id of a MICE model, or a released model's name.", "metavar": "MODEL"}
+    )
     data: str = field(
         metadata={"help": "BEIR folder, or python-docs: a dev set, since a choice is made on it.", "metavar": "DATA"}
     )
@@ -26,8 +28,12 @@ class TrimOptions:
     keep: int | None = field(
         default=None, metadata={"help": "Go down to this many layers (default: as few as the model allows)."}
     )
-    tolerance: float = field(default=0.01, metadata={"help": "Difference of nDCG@10 by which the result may lie below the whole model."})
-    output: str | None = field(default=None, metadata={"help": "Folder for the trimmed model, with results.json.", "metavar": "FOLDER"})
+    tolerance: float = field(
+        default=0.01, metadata={"help": "Difference of nDCG@10 by which the result may lie below the whole model."}
+    )
+    output: str | None = field(
+        default=None, metadata={"help": "Folder for the trimmed model, with results.json.", "metavar": "FOLDER"}
+    )
     queries: int | None = field(
         default=None, metadata={"help": "Queries to measure on, drawn with the seed; 0 takes all (default: all)."}
     )

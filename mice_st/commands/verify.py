@@ -22,7 +22,9 @@ class VerifyOptions:
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("model",)
 
-    model: str = field(metadata={"help": "Folder, name of a released model, or Hub id, with @revision if wanted.", "metavar": "MODEL"})
+    model: str = field(
+        metadata={"help": "Folder, name of a released model, or Hub id, with @revision if wanted.", "metavar": "MODEL"}
+    )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the model's code even where it is not that of the installed mice-st."}
     )

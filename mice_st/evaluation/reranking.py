@@ -15,8 +15,8 @@ from mice_st.data.first_stage import Run
 from mice_st.evaluation.metrics import RunMetrics, evaluate_run
 from mice_st.evaluation.vectors import DOCUMENTS_AT_ONCE, encode_vectors, rank_by_vectors
 from mice_st.states.fingerprint import fingerprint_of
+from mice_st.states.identity import Fingerprint
 from mice_st.states.memory import MemoryStates
-from mice_st.states.store import Fingerprint
 
 # Queries scored together: equal lengths find each other, and the memory stays bounded.
 QUERIES_AT_ONCE = 16

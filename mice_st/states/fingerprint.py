@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from .store import Fingerprint
+from .identity import Fingerprint
 
 if TYPE_CHECKING:
     from mice_st.modeling.st_mice import MiceTransformer

@@ -20,10 +20,10 @@ from torch import nn
 
 from mice_st.training.data import SOURCE_COLUMN
 from mice_st.training.losses import HAVE_TEMPERATURE
-from mice_st.training.recipe import TrainingRecipe
 from mice_st.training.reranker_trainer import ExactTrainer
 from mice_st.training.rows import Rows
 from mice_st.training.schedule import Schedule
+from mice_st.training.settings import TrainingSettings
 
 LOSSES = ("list_net", "margin_mse", "mnrl")
 
@@ -57,7 +57,7 @@ def freeze_backbone(model: MultiVectorEncoder) -> None:
 
 
 def check_colbert_rows(loss: str, rows: Rows) -> None:
-    """Refuse what ColBERT cannot be trained with.
+    """Refuse rows and losses that ColBERT cannot be trained with.
 
     Args:
         loss: Name of the loss, not ``"auto"``.
@@ -118,12 +118,12 @@ class ColbertTrainer(ExactTrainer, MultiVectorEncoderTrainer):
     """Trains ColBERT on the rows of ``rows_to_dataset``.
 
     Args:
-        recipe: As for ``ExactTrainer``, like the next two.
+        settings: As for ``ExactTrainer``, like the next two.
         schedule: The learning rate's schedule and the run's clock.
         rows: The rows of the dataset.
         **kwargs: As for ``MultiVectorEncoderTrainer``.
     """
 
-    def __init__(self, recipe: TrainingRecipe, schedule: Schedule, rows: Rows, **kwargs: Any) -> None:
+    def __init__(self, settings: TrainingSettings, schedule: Schedule, rows: Rows, **kwargs: Any) -> None:
         collator = ColbertDataCollator(preprocess_fn=kwargs["model"].preprocess)
-        super().__init__(recipe, schedule, rows, data_collator=collator, **kwargs)
+        super().__init__(settings, schedule, rows, data_collator=collator, **kwargs)

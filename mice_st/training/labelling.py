@@ -173,6 +173,10 @@ def _work(job: LabelJob, shards: Iterator[Shard]) -> Iterator[None]:
             label_shard(teachers, shard)
             yield
         return
+    yield from _work_in_processes(job, first, shards)
+
+
+def _work_in_processes(job: LabelJob, first: Shard, shards: Iterator[Shard]) -> Iterator[None]:
     context = multiprocessing.get_context("spawn")
     places = context.Queue()
     for place in range(job.processes):

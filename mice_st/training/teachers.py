@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from mice_st.loading import load_model, model_kind
+from mice_st.states.engines import open_store
 from mice_st.states.fingerprint import fingerprint_of
-from mice_st.states.store import open_store
 from mice_st.training.stored_states import CODECS, DiskStates, encode_to_disk
 
 # Training's own default, so that a student that starts as the teacher reads the same store.

@@ -12,7 +12,8 @@ import pytest
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from mice_st.commands import demo_released
-from mice_st.commands.demo import DemoOptions, run_demo
+from mice_st.commands.demo import run_demo
+from mice_st.commands.demo_options import DemoOptions
 from mice_st.commands.demo_training import print_table
 from mice_st.commands.main import main
 from mice_st.conversion.convert import convert
@@ -24,8 +25,8 @@ from mice_st.data.wheels import find_backbone
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.plots import plot_quality_and_time
 from mice_st.states.encoding import encode_corpus
+from mice_st.states.engines import open_store
 from mice_st.states.fingerprint import fingerprint_of
-from mice_st.states.store import open_store
 from tests.markdown_page import ROOT, read_blocks
 
 SYSTEMS = ["bm25", "bi-encoder", "cross-encoder", "mice", "mice-stored"]
@@ -110,7 +111,7 @@ def test_released_demo_measures_what_the_models_score(
     monkeypatch.setattr(demo_released, "load_python_docs", lambda split: TINY)
     # The process without mice_st is started by tests of its own; here its door is opened in this one.
     monkeypatch.setattr(
-        "mice_st.commands.demo.run_doors",
+        "mice_st.commands.demo_comparison.run_doors",
         lambda folder, revision, pairs: {"CrossEncoder": stock.predict(pairs).tolist()},
     )
     run_demo(DemoOptions(output=str(tmp_path / "out")))
@@ -148,7 +149,8 @@ def test_demo_refuses_a_folder_whose_copy_scores_otherwise(
     monkeypatch.setattr(demo_released, "resolve_model", lambda name: str(mice_folder))
     monkeypatch.setattr(demo_released, "load_python_docs", lambda split: TINY)
     monkeypatch.setattr(
-        "mice_st.commands.demo.run_doors", lambda folder, revision, pairs: {"CrossEncoder": [9.0] * len(pairs)}
+        "mice_st.commands.demo_comparison.run_doors",
+        lambda folder, revision, pairs: {"CrossEncoder": [9.0] * len(pairs)},
     )
     assert main(["demo", "--output", str(tmp_path)]) == 2
     assert "scores of CrossEncoder differ by" in capsys.readouterr().err

@@ -16,8 +16,8 @@ from mice_st.commands import label as labelling
 from mice_st.commands import main as cli
 from mice_st.commands.label import LabelOptions, label
 from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.states.engines import open_store
 from mice_st.states.fingerprint import fingerprint_of
-from mice_st.states.store import open_store
 from mice_st.training.parquet_rows import ParquetRows
 from mice_st.training.rows import RowFile
 from mice_st.training.teachers import Teachers, standardize

@@ -73,9 +73,9 @@ def test_variants_are_compared_with_a_base_that_is_an_ordinary_run(
     assert (tmp_path / "run" / "ablation.png").read_bytes()[:4] == b"\x89PNG"
     _, (base, *_) = read_grid(AblateOptions(path))
     start = str(tmp_path / "run" / "base" / "start")
-    alone = train(TrainingRecipe(model=start, output=str(tmp_path / "alone"), **base.train))
+    alone = train(TrainingRecipe.from_flat(model=start, output=str(tmp_path / "alone"), **base.train))
     assert rows[0]["dev_ndcg@10"] == alone.best_ndcg_at_10
-    untrained = build_evaluator(TrainingRecipe(model=start, output=str(tmp_path / "none"), **base.train))
+    untrained = build_evaluator(TrainingRecipe.from_flat(model=start, output=str(tmp_path / "none"), **base.train))
     assert untrained is not None
     assert rows[0]["start"] == untrained(MiceCrossEncoder(start, device="cpu"))
     assert rows[0]["last_loss"] == pytest.approx(sum(entry["loss"] for entry in alone.history if "loss" in entry) / 2)
@@ -126,7 +126,9 @@ def test_variants_whose_documents_go_the_same_way_share_their_states(
     ]
     assert len(list((tmp_path / "run" / "states").glob("*.sqlite"))) == len(encoded) == 2
     _, (base, *_) = read_grid(AblateOptions(path))
-    alone = train(TrainingRecipe(model=str(tmp_path / "run/base/start"), output=str(tmp_path / "alone"), **base.train))
+    alone = train(
+        TrainingRecipe.from_flat(model=str(tmp_path / "run/base/start"), output=str(tmp_path / "alone"), **base.train)
+    )
     assert rows[0]["dev_ndcg@10"] == alone.best_ndcg_at_10
 
 

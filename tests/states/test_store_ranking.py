@@ -16,12 +16,12 @@ from mice_st.data.collection import Document
 from mice_st.data.first_stage import BM25
 from mice_st.states import ranking
 from mice_st.states.encoding import encode_corpus
+from mice_st.states.engines import open_store
 from mice_st.states.errors import StoreCorruptError, StoreError, StoreMismatchError, UnknownDocumentError
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.passages import tokenize_documents
 from mice_st.states.retrieval import StoreSearch, fuse, search_of
 from mice_st.states.sqlite_store import SqliteStore
-from mice_st.states.store import open_store
 
 WORDS = [
     "museum",

@@ -76,7 +76,7 @@ def recipe(mice_folder: Path, toy_folder: Path, tmp_path: Path) -> Callable[...,
             "residual_learning_rate_factor": 1.0,
             "cpu": True,
         }
-        return TrainingRecipe(**{**defaults, **fields})
+        return TrainingRecipe.from_flat(**{**defaults, **fields})
 
     return make
 

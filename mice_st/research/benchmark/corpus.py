@@ -14,9 +14,9 @@ from mice_st.modeling.interaction import project_documents
 from mice_st.modeling.modeling_mice import DocumentStates
 from mice_st.research.benchmark.models import Models
 from mice_st.research.benchmark.workloads import Words, document_lengths
+from mice_st.states.identity import Fingerprint
 from mice_st.states.packed import PackedStates
 from mice_st.states.sqlite_store import SqliteStore
-from mice_st.states.store import Fingerprint
 
 VECTOR_WIDTH = 128  # of ColBERT's token vectors
 

@@ -29,7 +29,9 @@ class BenchOptions:
     query_tokens: list[int] = field(
         default_factory=lambda: [9, 32], metadata={"help": "Query lengths, in tokens, [CLS] and [SEP] included."}
     )
-    threads: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "Numbers of threads, one block of runs each."})
+    threads: list[int] = field(
+        default_factory=lambda: [1, 2], metadata={"help": "Numbers of threads, one block of runs each."}
+    )
     repetitions: int = field(
         default=9, metadata={"help": "Runs of each system that reads stored documents; a third over many."}
     )

@@ -126,7 +126,7 @@ def test_the_example_runs(
     )
     for split, places in (("train", range(6)), ("test", range(6, 12))):
         write_beir(replace(collection, qrels={f"q{at}": {f"d{at}": 1} for at in places}), tmp_path, split)
-    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "derive_mice.py"))
+    example = runpy.run_path(str(Path(__file__).parents[3] / "examples" / "derive_mice.py"))
     example["main"](str(family_folder("bert")), str(tmp_path), "test")
     printed = capsys.readouterr().out
     assert [line.split()[0] for line in printed.splitlines()[:5]] == ["full", "mask0", "mask1", "mask2", "mask3-l2"]

@@ -1,0 +1,86 @@
+"""How a model is trained: loss, batches, learning rates, precision. Whatever the model and the data are, these are the same choices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def flag(default: Any, text: str) -> Any:
+    """A field of options with a default and the help of its flag."""
+    return field(default=default, metadata={"help": text})
+
+
+def require(condition: bool, name: str, rule: str, value: Any) -> None:
+    """Refuse a value of a field.
+
+    Raises:
+        ValueError: If the condition does not hold; gives the name, the rule and the value.
+    """
+    if not condition:
+        raise ValueError(f"{name}: {rule}, got {value}")
+
+
+@dataclass
+class TrainingSettings:
+    """The settings of one training run; the flags of the same names are described by their help.
+
+    Raises:
+        ValueError: If a value is impossible; the message names the field.
+    """
+
+    loss: Literal["auto", "margin_mse", "mse", "bce", "list_net", "lambda", "rank_net", "adr_mse", "mnrl"] = flag(
+        "auto", "auto: margin_mse for rows with teacher scores (mse for single pairs), list_net for those without."
+    )
+    temperature: float = flag(1.0, "list_net with teacher scores: both distributions are softened by it.")
+    label_scale: float = flag(10.0, "list_net without teacher scores: label of a positive; of a negative it is 0.")
+    batch_size: int = flag(16, "Rows in a step, over all processes together.")
+    batch_tokens: int | None = flag(
+        None, "Padded document tokens in a step, over all processes together, in place of batch_size."
+    )
+    epochs: float | None = flag(None, "Passes over the data; 1 where neither steps nor seconds are given.")
+    max_steps: int | None = flag(None, "Steps, in place of epochs.")
+    max_seconds: float | None = flag(None, "Stop after this much training time (encoding included, evaluation not).")
+    learning_rate: float = flag(2e-5, "Highest learning rate of the backbone.")
+    interaction_learning_rate_factor: float = flag(5.0, "MICE: times as much for the interaction layers.")
+    head_learning_rate_factor: float = flag(
+        10.0, "Times as much for the classifier and MICE's pooler; for ColBERT's projection."
+    )
+    residual_learning_rate_factor: float = flag(10.0, "MICE: times as much for weights and scales of its residuals.")
+    weight_decay: float = flag(0.0, "Weight decay of AdamW.")
+    schedule: Literal["linear", "cosine", "constant"] = flag("linear", "How the learning rate falls, to 0.")
+    warmup: float = flag(0.1, "Part of the training in which the learning rate rises.")
+    max_gradient_norm: float = flag(1.0, "Longer gradients are shortened to this norm.")
+    dropout: float | None = flag(None, "Part of the values that is dropped while training; by default the model's own.")
+    max_length: int | None = flag(None, "Longest document (MICE) or pair, in tokens; by default the model's own.")
+
+    freeze_contextualization: bool = flag(
+        False, "MICE: train nothing below the interaction layers; ColBERT: only the projection."
+    )
+    stored_states: bool = flag(True, "With frozen layers: encode each document once and train from its states.")
+    stored_states_dtype: Literal["float16", "float32", "int8", "int4"] = flag(
+        "float16", "How those states are kept; int8 and int4 train the layers above for states kept that way."
+    )
+    bf16: bool = flag(False, "Train, and encode documents to store, in mixed precision.")
+    gradient_checkpointing: bool = flag(False, "Trade time for memory.")
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "batch_size", "must be at least 1", self.batch_size)
+        for name in ("max_steps", "batch_tokens"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, "must be at least 1", value)
+        for name in ("epochs", "max_seconds"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, "must be above 0", value)
+        factors = [f"{part}_learning_rate_factor" for part in ("interaction", "head", "residual")]
+        for name in ("temperature", "learning_rate", *factors):
+            require(getattr(self, name) > 0, name, "must be above 0", getattr(self, name))
+        for name in ("warmup", "dropout"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value < 1, name, "must lie in [0, 1)", value)
+        require(self.epochs is None or self.max_steps is None, "max_steps", "excludes epochs", self.max_steps)
+
+    @property
+    def is_limited_by_time_alone(self) -> bool:
+        """Whether the run has no number of steps, only a number of seconds."""
+        return self.max_seconds is not None and self.max_steps is None and self.epochs is None
