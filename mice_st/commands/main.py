@@ -101,8 +101,8 @@ def _explain_command(name: str, known: list[str]) -> str:
     import difflib
 
     near = difflib.get_close_matches(name, known, n=2)
-    meant = f", did you mean {' or '.join(near)}?" if near else ";"
-    return f"there is no command {name!r}{meant} there are {', '.join(known)}"
+    meant = f" (did you mean {' or '.join(near)}?)" if near else ""
+    return f"there is no command {name!r}; there are {', '.join(known)}{meant}"
 
 
 def _report_error(name: str, error: Exception) -> int:

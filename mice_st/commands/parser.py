@@ -1,6 +1,6 @@
 """Flags from dataclasses: each field of a command's options is a flag, and argparse reads and explains them.
 
-``--top-k`` and ``--top_k`` are one flag. A boolean is ``--flag`` or ``--no-flag``; ``--flag true`` and ``--flag false`` mean the same. Fields
+``--top-k`` and ``--top-k`` are one flag. A boolean is ``--flag`` or ``--no-flag``; ``--flag true`` and ``--flag false`` mean the same. Fields
 that the class variable ``POSITIONAL`` names may also be given in that order without their flags. A field that is itself a dataclass gives
 its own fields as flags. Metadata of a field: ``help``, ``metavar``, and ``aliases``, further names that are read and shown nowhere.
 """

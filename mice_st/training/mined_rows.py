@@ -24,7 +24,7 @@ from mice_st.training.teachers import Teachers
 UNIMPORTANT = ("data", "output", "device", "batch_size")
 
 
-@dataclass(frozen=True)
+@dataclass
 class MineJob:
     """Which rows are made of which collections.
 

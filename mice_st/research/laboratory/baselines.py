@@ -92,7 +92,7 @@ def check_baselines(source: str, names: Sequence[str], is_trained: bool) -> None
         elif not is_trained:
             raise ValueError(
                 f"{name}: a cross-encoder's layers are no encoder of single texts until they are trained; give "
-                "--train_steps or --train_seconds, or the folder of a trained model in its place"
+                "--train-steps or --train-seconds, or the folder of a trained model in its place"
             )
 
 
