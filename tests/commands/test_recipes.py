@@ -135,11 +135,11 @@ def test_what_the_command_line_says_wins_over_the_step_and_the_step_over_the_fil
     _, (mine, train) = read_recipe(path)
     assert (mine.options.data, mine.options.output, mine.options.seed) == (["data/x:train"], "o/a.jsonl", 1)
     assert (train.options.train_data, train.options.output) == (["o/a.jsonl", "y"], "o/b")
-    assert (train.options.seed, train.options.batch_size, train.options.limit) == (2, 4, None)
+    assert (train.options.seed, train.options.settings.batch_size, train.options.limit) == (2, 4, None)
     flags = ["--output", "p", "--data=d", "--seed", "3", "--limit", "10", "--bf16", "--dev-data", "v", "w"]
     _, (mine, train) = read_recipe(path, flags)
     assert (mine.options.data, mine.options.output, mine.options.limit) == (["d/x:train"], "p/a.jsonl", 5)
-    assert (train.options.seed, train.options.limit, train.options.bf16) == (3, 10, True)
+    assert (train.options.seed, train.options.limit, train.options.settings.bf16) == (3, 10, True)
     assert train.options.dev_data == ["v", "w"]
 
 
