@@ -62,6 +62,10 @@ class MaskOptions:
     negatives: int = field(default=7, metadata={"help": "Negatives of each query in the re-training."})
     seed: int = field(default=0, metadata={"help": "Seed of everything that is drawn."})
 
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that lies beside the weights of other models among the baselines."}
+    )
+
     def __post_init__(self) -> None:
         self.model = resolve_model(self.model)
 
@@ -135,7 +139,9 @@ def run_mask(options: MaskOptions) -> None:
     common = (experiment, options.retraining)
     if options.baselines:
         folder = output / "baselines"
-        made = measure_baselines(options.model, options.baselines, *common, folder, options.max_length)
+        made = measure_baselines(
+            options.model, options.baselines, *common, folder, options.max_length, options.trust_remote_code
+        )
         print_baselines(keep("baselines", made))
     if options.convert:
         converted = measure_conversion(options.model, fusion_layer, *common, output, options.max_length)

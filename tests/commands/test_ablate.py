@@ -158,7 +158,7 @@ def test_a_variant_that_cannot_be_made_ends_the_grid_before_anything_is_trained(
         ("[convert]", 'mode = "all"\n[convert]', "mode: must be each or product, got 'all'"),
         ("output", "place", "the field 'output' is missing"),
         ("[grid]", "[[variants]]\nwings = 2\n[grid]", "variants: 'wings' is no field of"),
-        ("dev_data", "watch", "unknown flags --watch"),
+        ("dev_data", "watch", "there is no flag --watch; did you mean --watch-data"),
     ],
 )
 def test_a_bad_grid_says_why(
