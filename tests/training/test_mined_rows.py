@@ -70,7 +70,7 @@ def test_a_teacher_takes_false_negatives_out(options: Callable[..., MineJob], mo
     marks = {"cat sleeps": 2.0, "cat purrs": 2.5, "cat cat dog": 1.0, "dog barks": 0.0, "bird sings": 0.0}
 
     class Fixed(Teachers):
-        def __init__(self, *_: Any) -> None: ...
+        def __init__(self, *_: Any, **__: Any) -> None: ...
 
         def score(self, queries: Any, documents: Any) -> list[list[float]]:
             return [[marks[text] for text in texts] for texts in documents]
