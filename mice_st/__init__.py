@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from mice_st.conversion.convert import convert
     from mice_st.cross_encoder import MiceCrossEncoder
     from mice_st.modeling.configuration_mice import MiceConfig
-    from mice_st.modeling.modeling_mice import DocumentStates, MiceForSequenceClassification
+    from mice_st.modeling.layers_mice import DocumentStates
+    from mice_st.modeling.modeling_mice import MiceForSequenceClassification
 
 __version__ = "0.1.0"
 __all__ = ["DocumentStates", "MiceConfig", "MiceCrossEncoder", "MiceForSequenceClassification", "convert"]
 
 _MODULES = {
-    "DocumentStates": "mice_st.modeling.modeling_mice",
+    "DocumentStates": "mice_st.modeling.layers_mice",
     "MiceConfig": "mice_st.modeling.configuration_mice",
     "MiceCrossEncoder": "mice_st.cross_encoder",
     "MiceForSequenceClassification": "mice_st.modeling.modeling_mice",

@@ -63,7 +63,7 @@ UNCOUNTED = {"__init__.py", "__main__.py", "py.typed", "__pycache__"}
 
 # What goes to a Hub repository runs on a user's machine, where only these are sure to be installed.
 HUB_PACKAGES = set(sys.stdlib_module_names) | {"torch", "transformers"}
-HUB_EXTRA = {"st_mice": {"sentence_transformers"}}
+HUB_EXTRA = {"st_mice": {"sentence_transformers", "tokenizers"}}  # transformers itself needs tokenizers
 # Loaders hash a local folder's entry files one by one, each with what it imports, and keep a copy of both for each hash. So
 # sentence-transformers' module must not hang together with the model.
 HUB_APART = ("st_mice", "modeling_mice")

@@ -34,7 +34,7 @@ from mice_st.data.wheels import find_backbone
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.plots import plot_quality_and_time
 from mice_st.files import write_json
-from mice_st.modeling.modeling_mice import DocumentStates
+from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.training.recipe import TrainingRecipe
 from mice_st.training.trainer import train
 

@@ -1,16 +1,20 @@
-"""``mice-st evaluate``: several systems on the sets of a suite, in one table and one JSON file.
+"""The command ``mice-st evaluate``: several systems on the sets of a suite, in one table and one JSON file.
 
-The suite ``dev`` is measured in ``dev_suite``; all others go through mteb, in ``mteb_suite``.
+The sets of the suite ``dev`` are read by this package; those of all others are tasks of mteb, through ``MtebSuite``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mice_st.commands.checks import FIRST_STAGE
 from mice_st.files import read_json, write_json
 from mice_st.loading import resolve_model
+
+if TYPE_CHECKING:
+    from mice_st.evaluation.mteb_adapter import MtebSuite
 
 # Names of ``SUITES`` and ``MTEB_SUITES``: a help text must not import what they are made of.
 SUITE_NAMES = ("dev", "paper", "paper-id", "paper-ood", "nanobeir", "mteb-eng-v2-rerank", "python-docs")
@@ -145,26 +149,59 @@ class EvaluateOptions:
 
 def run_evaluate(options: EvaluateOptions) -> None:
     """Evaluate, write the files and print the table."""
-    from mice_st.evaluation.dev_suite import evaluate
     from mice_st.evaluation.mteb_stock import compare_with_stock, format_stock
-    from mice_st.evaluation.mteb_suite import evaluate_with_mteb
     from mice_st.evaluation.plots import plot_suite
-    from mice_st.evaluation.suites import SUITES
     from mice_st.evaluation.tables import format_sets, format_table, write_tables
 
     output = Path(options.output)
-    if options.suite in SUITES:
-        results = evaluate(options)
-    else:
-        results = evaluate_with_mteb(options)
+    results, suite = measure_suite(options)
+    if suite is not None:
         write_tables(results, output)
         plot_suite(results, output.with_suffix(".png"))
         print(format_sets(results) + "\n")
         if options.stock:
-            results["stock"] = compare_with_stock(options)
+            lengths = (options.device, options.max_length, options.batch_size)
+            results["stock"] = compare_with_stock(options.model, suite.tasks(), *lengths)
             print(format_stock(results["stock"]) + "\n")
     write_json(output, results)
     print(format_table(results))
+
+
+def measure_suite(options: EvaluateOptions) -> tuple[dict[str, Any], MtebSuite | None]:
+    """Measure all systems on the sets of the suite.
+
+    Returns:
+        The results of ``evaluate`` with the ``options``, and the suite where it is one of mteb's.
+    """
+    from mice_st.evaluation.mteb_adapter import MtebSuite
+    from mice_st.evaluation.pipeline import EvaluationSettings, evaluate
+    from mice_st.evaluation.suites import SUITES, load_suite
+    from mice_st.evaluation.systems import list_systems
+    from mice_st.model_folder import shorten_paths
+
+    cache = cache_of(options)
+    is_own = options.suite in SUITES
+    codecs = options.codecs or ["fp16" if is_own else "fp32"]
+    systems = list_systems(options.model, codecs, options.device, options.max_length, options.trust_remote_code)
+    settings = EvaluationSettings(
+        output=Path(options.output),
+        cache=cache,
+        batch_size=options.batch_size,
+        time_queries=options.time_queries if is_own else 0,
+        seed=options.seed,
+        threads=options.threads,
+    )
+    drawing = (options.top_k, options.queries or None, options.seed)
+    suite = None
+    if is_own:
+        sets = load_suite(options.suite, Path(options.data or ""), cache, *drawing, options.sets)
+    else:
+        suite = MtebSuite(
+            options.suite, options.first_stage, *drawing, cache, Path(options.output).with_suffix(".mteb")
+        )
+        sets = suite.sets()
+    results = evaluate(systems, sets, settings, suite)
+    return {"options": {name: shorten_paths(value) for name, value in asdict(options).items()}, **results}, suite
 
 
 def cache_of(options: EvaluateOptions) -> Path:

@@ -1,4 +1,4 @@
-"""What an evaluation compares: each system re-ranks the same candidates, whatever kind of model it is."""
+"""The systems of an evaluation: each re-ranks the same candidates, whatever kind of model it is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class System:
         source: Folder or Hub id of the model, or ``"bm25"``.
         kind: ``"mice"``, ``"cross_encoder"``, ``"bi_encoder"``, ``"colbert"`` or ``"bm25"``.
         codec: How MICE keeps document states; None for any other kind.
-        identity: What two systems with the same figures have in common: hash of the model's files, and the codec.
+        identity: Equal for systems with the same figures: hash of the model's files, longest text, and codec.
         load: Loads the model; gives None for ``"bm25"``, which has none.
     """
 

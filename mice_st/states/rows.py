@@ -20,7 +20,7 @@ from .identity import Fingerprint
 from .packed import PackedStates
 
 if TYPE_CHECKING:
-    from mice_st.modeling.modeling_mice import DocumentStates
+    from mice_st.modeling.layers_mice import DocumentStates
 
 
 class StateRow(NamedTuple):

@@ -22,7 +22,7 @@ from .reports import CompactReport, PutReport, VerifyReport
 from .rows import DocumentRow, RowFormat, StateRow, read_pooled, stack_pooled
 
 if TYPE_CHECKING:
-    from mice_st.modeling.modeling_mice import DocumentStates
+    from mice_st.modeling.layers_mice import DocumentStates
 
 
 class Entry(NamedTuple):

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mice_st.hub.push import push_checkpoint
-from mice_st.modeling.modeling_mice import DocumentStates
+from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.training.batches import ShuffledBatches, TokenBatches
 from mice_st.training.checkpoints import is_complete, list_checkpoints
 from mice_st.training.data import SOURCE_COLUMN

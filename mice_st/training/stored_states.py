@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Document
-from mice_st.modeling.modeling_mice import DocumentStates
+from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.states.encoding import encode_corpus
 from mice_st.states.engines import open_store
 from mice_st.states.fingerprint import fingerprint_of

@@ -18,7 +18,7 @@ from mice_st.data.collection import Collection
 from mice_st.files import write_json
 from mice_st.loading import load_cross_encoder
 from mice_st.model_folder import describe_source, write_provenance
-from mice_st.modeling.modeling_mice import DocumentStates
+from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.training.checkpoints import (
     FREE_FIELDS,
     HISTORY_FILE,

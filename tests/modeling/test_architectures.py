@@ -10,8 +10,10 @@ from transformers import BertConfig
 
 from mice_st.modeling import prepared_query
 from mice_st.modeling.configuration_mice import MiceConfig
-from mice_st.modeling.interaction import project_documents, score_documents
-from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
+from mice_st.modeling.interaction import project_documents
+from mice_st.modeling.interaction_mice import score_documents
+from mice_st.modeling.layers_mice import DocumentStates, EncodedTexts
+from mice_st.modeling.modeling_mice import MiceForSequenceClassification
 from mice_st.states.packed import PackedStates
 
 CLS, SEP, VOCABULARY = 2, 3, 24  # few ids, so that exact matches are many

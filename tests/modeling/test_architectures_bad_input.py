@@ -20,8 +20,7 @@ from transformers import (
 
 from mice_st import MiceCrossEncoder, convert
 from mice_st.modeling.configuration_mice import MiceConfig
-from mice_st.modeling.modeling_mice import MiceForSequenceClassification
-from mice_st.modeling.pairs import split_pairs
+from mice_st.modeling.modeling_mice import MiceForSequenceClassification, split_pairs
 from mice_st.states.fingerprint import fingerprint_of
 from tests.modeling.backbones import BACKBONES, LAYERS, make_config, make_tokenizer
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from mice_st.modeling import prepared_query
 from mice_st.modeling.configuration_mice import MiceConfig
-from mice_st.modeling.interaction import project_documents, score_documents
-from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
-from mice_st.modeling.prepared_query import absorbing_pays
+from mice_st.modeling.interaction import project_documents
+from mice_st.modeling.interaction_mice import absorbing_pays, score_documents
+from mice_st.modeling.layers_mice import DocumentStates, EncodedTexts
+from mice_st.modeling.modeling_mice import MiceForSequenceClassification
 from mice_st.states.packed import PackedStates
 
 VOCABULARY = 60

@@ -74,7 +74,7 @@ def test_every_codec_survives_the_store(path: Path, codec: str) -> None:
 
 
 def test_one_document_is_the_models_own_class(store: SqliteStore) -> None:
-    from mice_st.modeling.modeling_mice import DocumentStates
+    from mice_st.modeling.layers_mice import DocumentStates
 
     put(store, {"a": 1})
     document = store.document("a")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mice_st.modeling.interaction import project_documents
-from mice_st.modeling.modeling_mice import DocumentStates
+from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.research.benchmark.models import Models
 from mice_st.research.benchmark.workloads import Words, document_lengths
 from mice_st.states.identity import Fingerprint

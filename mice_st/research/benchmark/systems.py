@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from mice_st.cross_encoder import MiceCrossEncoder
-from mice_st.modeling.inputs import pad_ids
-from mice_st.modeling.interaction import score_documents
-from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts
+from mice_st.modeling.interaction_mice import score_documents
+from mice_st.modeling.layers_mice import DocumentStates, EncodedTexts
+from mice_st.modeling.st_mice import pad_ids
 from mice_st.research.benchmark.corpus import Corpus
 from mice_st.research.benchmark.flops import bytes_per_document, keys_values_bytes_per_document
 from mice_st.research.benchmark.models import Models, ModelSize

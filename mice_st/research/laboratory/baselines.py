@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from mice_st.conversion.convert import convert
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.loading import load_model, model_kind
-from mice_st.modeling.config_checks import SUFFIXES
+from mice_st.modeling.configuration_mice import SUFFIXES
 from mice_st.research.laboratory.experiment import Experiment, Retraining
 from mice_st.research.laboratory.ladder import count_layers, describe, load_masked, require_classifier
 from mice_st.research.laboratory.vectors import train_vectors

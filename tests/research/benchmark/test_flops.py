@@ -7,9 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mice_st import MiceConfig, MiceForSequenceClassification
-from mice_st.modeling.interaction import score_documents
-from mice_st.modeling.modeling_mice import DocumentStates
-from mice_st.modeling.prepared_query import absorbing_pays
+from mice_st.modeling.interaction_mice import absorbing_pays, score_documents
+from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.research.benchmark import flops
 
 TINY = flops.Shape(width=2, inner=3, heads=1)
