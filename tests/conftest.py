@@ -188,7 +188,7 @@ def released_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = HUB_CARDS / DEFAULT_MODEL
     if not (folder / "config.json").is_file():
         folder = tmp_path_factory.mktemp("released") / DEFAULT_MODEL
-        model, _ = convert(find_backbone(), interaction_layers=2, match_residual=True)
+        model, _ = convert(find_backbone(), interaction_layers=2, max_sim_residual=True)
         model.save(str(folder))
     return folder
 

@@ -58,12 +58,6 @@ class ConvertOptions:
         default=None,
         metadata={"help": "One state of a document for all interaction layers, or one for each (default: frozen)."},
     )
-    interaction_key_value_heads: int | None = field(
-        default=None,
-        metadata={
-            "help": "Heads of the cross-attention's keys and values, shared by those of queries (default: no sharing)."
-        },
-    )
     query_self_attention: bool | None = field(
         default=None,
         metadata={"help": "Let the query's tokens read each other in the interaction layers (default: on)."},
@@ -79,21 +73,12 @@ class ConvertOptions:
     cls_attends_document: bool | None = field(
         default=None, metadata={"help": "Let [CLS] read the document itself (default: on)."}
     )
-    query_attends_document_sep: bool | None = field(
-        default=None, metadata={"help": "Let the query read the document's [SEP] (default: on)."}
-    )
-    contextualization_attends_cls: bool | None = field(
+    mask3_frame: bool | None = field(
         default=None,
-        metadata={"help": "Let a text's tokens read its [CLS] while it is contextualised (default: on)."},
-    )
-    sep_attends_itself_alone: bool | None = field(
-        default=None, metadata={"help": "Let a text's [SEP] read nothing but itself (default: off)."}
-    )
-    document_cls: bool | None = field(
-        default=None, metadata={"help": "Give the document a [CLS] of its own (default: on)."}
-    )
-    document_token_type: int | None = field(
-        default=None, metadata={"help": "Token type of the document's tokens (default: 0)."}
+        metadata={
+            "help": "Keep special tokens as Mask3 leaves them in a pair, so that a masked cross-encoder converts without loss "
+            "(default: off)."
+        },
     )
     pooler: bool | None = field(
         default=None,
@@ -113,9 +98,6 @@ class ConvertOptions:
     )
     lexical_bias: bool | None = field(
         default=None, metadata={"help": "Add a learned scalar per head to the logits of equal tokens (default: off)."}
-    )
-    match_residual: bool | None = field(
-        default=None, metadata={"help": "Add learned weights of exactly matched tokens to the score (default: off)."}
     )
     max_sim_residual: bool | None = field(
         default=None,

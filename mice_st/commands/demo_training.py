@@ -50,7 +50,7 @@ def show_training(options: DemoOptions) -> None:
     backbone = find_backbone()
     with tempfile.TemporaryDirectory() as work:
         print("2. Conversion: all-MiniLM-L6-v2 (6 layers) to MICE, 6 contextualisation + 2 interaction layers")
-        start, report = convert(backbone, interaction_layers=2, match_residual=True)
+        start, report = convert(backbone, interaction_layers=2, max_sim_residual=True)
         print(f"   {report}")
         print(f"3. Training for {options.train_seconds:.0f} s each: MICE from stored states, and a cross-encoder")
         mice = train_mice(start, training, options, Path(work))

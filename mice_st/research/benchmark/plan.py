@@ -18,7 +18,6 @@ ONE_THREAD = {
     "mice-text",
     "mice-wide-fp16",
     "mice-wide-int8-sqlite",
-    "mice-wide-keys-values-fp16",
     "mice-narrow-fp16",
     "mice-narrow-int8-sqlite",
     "colbert",

@@ -24,7 +24,7 @@ from mice_st.research.masking import make_preset
 VECTORS = {"colbert": MultiVectorEncoder, "bi-encoder": SentenceTransformer}
 PRESET = re.compile(r"full|mask[012]|sparse-ce|(mask3|prettr)-l\d+")
 MICE = re.compile(r"mice-l(\d+)(?:-d(\d+))?\+(\d+)((?:-[a-z0-9]+)*)")
-NUMBERED = {"w": "interaction_hidden_size", "kv": "interaction_key_value_heads"}
+NUMBERED = {"w": "interaction_hidden_size"}
 
 
 def measure_baselines(
