@@ -237,7 +237,7 @@ def test_checker_finds_circles(tmp_path: Path, first: str, second: str, fine: bo
         ("mice_st.training.trainer", "mice_st.evaluation.metrics", True),
         ("mice_st.loading", "mice_st.research.masking.cross_encoder", True),
         ("mice_st.loading", "mice_st.research.laboratory.ladder", False),
-        ("mice_st.research.ablation_grid", "mice_st.commands.convert", True),
+        ("mice_st.commands.ablation_grid", "mice_st.commands.convert", True),
         ("mice_st.research.laboratory.ladder", "mice_st.commands.convert", False),
         ("mice_st.commands.main", "mice_st", True),
         ("mice_st.newcomer", "mice_st.files", False),

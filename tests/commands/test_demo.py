@@ -72,8 +72,8 @@ def test_table_names_every_system_once(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match="test_queries: must be at least 1, got 0"):
-        DemoOptions(test_queries=0)
+    with pytest.raises(ValueError, match="queries: must be at least 1, got 0"):
+        DemoOptions(queries=0)
 
 
 def sample_scores(model: CrossEncoder) -> list[float]:
@@ -187,8 +187,8 @@ def test_released_demo_runs_and_its_advice_works(released_folder: Path, tmp_path
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The output folder of the demo that trains, and what it printed."""
     home = tmp_path_factory.mktemp("home")
-    arguments = ["--output", "out", "--training_seconds", "90", "--cross_encoder_queries", "3", "--test_queries", "60"]
-    return home / "out", run_demo_command(home, "demo", "--train", "true", *arguments)
+    arguments = ["--output", "out", "--train-seconds", "90", "--cross-encoder-queries", "3", "--queries", "60"]
+    return home / "out", run_demo_command(home, "demo", "--train", *arguments)
 
 
 @pytest.mark.slow

@@ -320,7 +320,7 @@ def test_the_hash_of_a_model_sees_weights_and_not_its_card(mice_folder: Path, tm
         (["--model", "absent/model", "--suite", "tiny"], "absent/model: there is no such folder"),
         (["--model", "bm25", "bm25", "--suite", "tiny"], "model: 'bm25' is given twice"),
         (["--model", "bm25", "--suite", "none"], "suite: there is no 'none'; there are dev"),
-        (["--model", "bm25", "--suite", "tiny", "--top_k", "0"], "top_k: must be at least 1"),
+        (["--model", "bm25", "--suite", "tiny", "--top-k", "0"], "top_k: must be at least 1"),
         (["--model", "bm25", "--suite", "dev"], "squad: there is no such folder, and no squad.tar.gz"),
     ],
 )

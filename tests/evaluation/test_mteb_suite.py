@@ -59,7 +59,7 @@ def test_every_kind_of_model(
 ) -> None:
     made = options()
     models = [str(folder) for folder in (mice_folder, cross_encoder_folder, embedding_folder)]
-    arguments = ["--output", made.output, "--suite", made.suite, "--top_k", "8", "--device", "cpu"]
+    arguments = ["--output", made.output, "--suite", made.suite, "--top-k", "8", "--device", "cpu"]
     assert cli.main(["evaluate", "--model", "bm25", *models, *arguments]) == 0
     results = json.loads(Path(made.output).read_text())
     assert capsys.readouterr().out.strip().endswith(format_table(results))
@@ -138,7 +138,7 @@ def test_the_stock_wrapper_beside_ours(
     tmp_path: Path,
 ) -> None:
     made = options()
-    arguments = ["--output", made.output, "--suite", made.suite, "--top_k", "8", "--device", "cpu", "--stock", "true"]
+    arguments = ["--output", made.output, "--suite", made.suite, "--top-k", "8", "--device", "cpu", "--stock"]
     assert cli.main(["evaluate", "--model", str(mice_folder), "bm25", *arguments]) == 0
     results = json.loads(Path(made.output).read_text())
     (row,) = results["stock"]
@@ -202,11 +202,11 @@ def test_queries_are_drawn(options: Callable[..., EvaluateOptions]) -> None:
         (["--suite", "nonsense"], "suite: there is no 'nonsense'; there are dev, paper, paper-id"),
         (["--suite", "dev"], "data: the suite dev needs the folder of its sets"),
         (
-            ["--suite", "dev", "--data", "x", "--first_stage", "y"],
+            ["--suite", "dev", "--data", "x", "--first-stage", "y"],
             "the candidates of the suite dev are always those of",
         ),
         (["--suite", "folder:absent"], "absent: there is no such folder"),
-        (["--suite", "dev", "--data", "x", "--stock", "true"], "stock: the suite dev is not measured through mteb"),
+        (["--suite", "dev", "--data", "x", "--stock"], "stock: the suite dev is not measured through mteb"),
     ],
 )
 def test_bad_input_is_one_line(

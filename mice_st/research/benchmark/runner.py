@@ -17,8 +17,9 @@ from mice_st.research.benchmark.corpus import Corpus
 from mice_st.research.benchmark.machine import describe_machine
 from mice_st.research.benchmark.memory import measure_loading, measure_ranking_memory
 from mice_st.research.benchmark.models import Models, ModelSize
+from mice_st.research.benchmark.options import BenchOptions
 from mice_st.research.benchmark.phases import phases_of
-from mice_st.research.benchmark.plan import SYSTEMS, BenchOptions, Block, blocks, documents_of, repetitions
+from mice_st.research.benchmark.plan import SYSTEMS, Block, blocks, documents_of, repetitions
 from mice_st.research.benchmark.report import BenchReport
 from mice_st.research.benchmark.systems import Case, Ranking, Skipped, System, score_obviously, states_of
 from mice_st.research.benchmark.targets import compute_targets

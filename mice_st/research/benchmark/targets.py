@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mice_st.research.benchmark.plan import BenchOptions
+from mice_st.research.benchmark.options import BenchOptions
 
 # Name, system over whose time, threads, goal for MS MARCO lengths and for 256 tokens: at least.
 TIMES_FASTER = [
