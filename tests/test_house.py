@@ -35,7 +35,6 @@ PARTS = (
     "__init__",  # what `import mice_st` offers
     "research",
     "commands",
-    "research.ablation",  # runs commands, as recipes do
     "__main__",
 )
 
@@ -304,11 +303,14 @@ def start_and_list_modules(statement: str) -> subprocess.Popen[str]:
 def test_importing_the_package_loads_no_optional_package() -> None:
     # The control loads one on purpose, so that the comparison is seen to notice it.
     alone = "from sentence_transformers import CrossEncoder"
-    started = [start_and_list_modules(statement) for statement in (alone, "import mice_st", f"{alone}\nimport bm25s")]
-    base, ours, control = (set(process.communicate()[0].split()) for process in started)
-    assert [process.returncode for process in started] == [0, 0, 0]
+    names = "from mice_st import MiceCrossEncoder, convert"
+    statements = (alone, names, "import mice_st", f"{alone}\nimport bm25s")
+    started = [start_and_list_modules(statement) for statement in statements]
+    base, ours, nothing, control = (set(process.communicate()[0].split()) for process in started)
+    assert [process.returncode for process in started] == [0, 0, 0, 0]
     assert "sentence_transformers" in ours
     assert (ours - base) & EXTRA_PACKAGES.keys() == set()
+    assert nothing & {"torch", "transformers", "sentence_transformers", "numpy", *EXTRA_PACKAGES} == set()
     assert "bm25s" in control - base
 
 
