@@ -567,6 +567,22 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         return output if _first(return_dict, config.return_dict) else output.to_tuple()
 
 
+class MiceModel(MicePreTrainedModel):
+    """The name under which ``AutoModel``, and so ``SentenceTransformer``, looks for a model of MICE: it has no embedding."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Say what the folder holds.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            f"{args[0] if args else 'This folder'} holds a MICE re-ranker, which scores (query, document) pairs and gives no "
+            "embeddings: load it with CrossEncoder or AutoModelForSequenceClassification."
+        )
+
+
 def _first(given: bool | None, default: bool) -> bool:
     return default if given is None else given
 
@@ -598,8 +614,8 @@ def split_pairs(
         has_form = len(separators) > between and tokens[0] == cls_id and separators[-1] == len(tokens) - 1
         if not has_form or separators[between - 1] != separators[0] + between - 1:
             raise ValueError(
-                f"input_ids: row {row} is not of the form {form}, with ids {cls_id} and {sep_id}; is it of the model's own "
-                "tokenizer?"
+                f"input_ids: MICE is a re-ranker of (query, document) pairs, and row {row} is not of the form {form} with ids "
+                f"{cls_id} and {sep_id}: give pairs, as the model's own tokenizer joins them."
             )
         query, document = tokens[1 : separators[0]], tokens[separators[0] + between : -1]
         queries.append(_frame(config, query, "query", config.query_max_length))
@@ -622,6 +638,7 @@ __all__ = [
     "DocumentStates",
     "EncodedTexts",
     "MiceForSequenceClassification",
+    "MiceModel",
 ]
 
 MiceForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
