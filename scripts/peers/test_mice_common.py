@@ -57,7 +57,10 @@ class MiceModelTester:
         return MiceConfig(
             backbone,
             interaction_layers=INTERACTION_LAYERS,
+            global_cls=True,  # this and the next four bring parameters of their own
+            pooled_residual=True,
             exact_match=True,
+            lexical_bias=True,
             max_sim_residual=True,
             query_max_length=16,
             document_max_length=32,
