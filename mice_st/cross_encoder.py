@@ -47,7 +47,7 @@ class MiceCrossEncoder(CrossEncoder):
         if not isinstance(self[0], MiceTransformer):
             raise ValueError(
                 f"This is not a MICE model: its first module is {type(self[0]).__name__}. "
-                "Turn a cross-encoder, encoder or embedding model into MICE with mice_st.conversion.convert."
+                "Turn a cross-encoder, encoder or embedding model into MICE with mice_st.convert."
             )
 
     @property

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import logging
 
 from .configuration_mice import MiceConfig
 from .interaction_mice import CHUNK_DOCUMENTS, score_documents
@@ -53,6 +54,8 @@ from .layers_mice import (
     text_attention_mask,
     window_mask,
 )
+
+logger = logging.get_logger(__name__)
 
 # transformers sets the process's default dtype while it loads a model: two loads at once give each other's.
 _LOADING = threading.RLock()
@@ -94,6 +97,23 @@ class MicePreTrainedModel(PreTrainedModel):
             raise ValueError(f"The checkpoint does not fit {cls.__name__}. {'; '.join(faults)}")
         _check_dtypes(model)
         return (model, info) if output_loading_info else model
+
+    def add_adapter(self, adapter_config: Any, adapter_name: str | None = None, **kwargs: Any) -> None:
+        """As in transformers, with a warning of what the adapter neither trains nor saves, and MICE has to learn."""
+        super().add_adapter(adapter_config, adapter_name, **kwargs)
+        named = set(getattr(adapter_config, "modules_to_save", None) or ())
+        modules = [
+            name for name in ("classifier", "pooler", "max_sim_residual") if getattr(self, name, None) is not None
+        ]
+        left_out = [name for name in modules if name not in named]
+        hint = f" (name them: modules_to_save={modules})" if left_out else ""
+        if self.config.pooled_residual:
+            left_out.append("pooled_residual_log_scale")
+        if left_out:
+            logger.warning(
+                f"The adapter trains and saves itself alone: {', '.join(left_out)} of the head and its residuals stay as "
+                f"they are{hint}."
+            )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -35,7 +35,6 @@ PARTS = (
     "__init__",  # what `import mice_st` offers
     "research",
     "commands",
-    "research.ablation",  # runs commands, as recipes do
     "__main__",
 )
 
@@ -63,7 +62,7 @@ UNCOUNTED = {"__init__.py", "__main__.py", "py.typed", "__pycache__"}
 
 # What goes to a Hub repository runs on a user's machine, where only these are sure to be installed.
 HUB_PACKAGES = set(sys.stdlib_module_names) | {"torch", "transformers"}
-HUB_EXTRA = {"st_mice": {"sentence_transformers"}}
+HUB_EXTRA = {"st_mice": {"sentence_transformers", "tokenizers"}}  # transformers itself needs tokenizers
 # Loaders hash a local folder's entry files one by one, each with what it imports, and keep a copy of both for each hash. So
 # sentence-transformers' module must not hang together with the model.
 HUB_APART = ("st_mice", "modeling_mice")
@@ -237,7 +236,7 @@ def test_checker_finds_circles(tmp_path: Path, first: str, second: str, fine: bo
         ("mice_st.training.trainer", "mice_st.evaluation.metrics", True),
         ("mice_st.loading", "mice_st.research.masking.cross_encoder", True),
         ("mice_st.loading", "mice_st.research.laboratory.ladder", False),
-        ("mice_st.research.ablation_grid", "mice_st.commands.convert", True),
+        ("mice_st.commands.ablation_grid", "mice_st.commands.convert", True),
         ("mice_st.research.laboratory.ladder", "mice_st.commands.convert", False),
         ("mice_st.commands.main", "mice_st", True),
         ("mice_st.newcomer", "mice_st.files", False),
@@ -304,11 +303,14 @@ def start_and_list_modules(statement: str) -> subprocess.Popen[str]:
 def test_importing_the_package_loads_no_optional_package() -> None:
     # The control loads one on purpose, so that the comparison is seen to notice it.
     alone = "from sentence_transformers import CrossEncoder"
-    started = [start_and_list_modules(statement) for statement in (alone, "import mice_st", f"{alone}\nimport bm25s")]
-    base, ours, control = (set(process.communicate()[0].split()) for process in started)
-    assert [process.returncode for process in started] == [0, 0, 0]
+    names = "from mice_st import MiceCrossEncoder, convert"
+    statements = (alone, names, "import mice_st", f"{alone}\nimport bm25s")
+    started = [start_and_list_modules(statement) for statement in statements]
+    base, ours, nothing, control = (set(process.communicate()[0].split()) for process in started)
+    assert [process.returncode for process in started] == [0, 0, 0, 0]
     assert "sentence_transformers" in ours
     assert (ours - base) & EXTRA_PACKAGES.keys() == set()
+    assert nothing & {"torch", "transformers", "sentence_transformers", "numpy", *EXTRA_PACKAGES} == set()
     assert "bm25s" in control - base
 
 

@@ -69,17 +69,17 @@ def show_released_model(options: DemoOptions) -> None:
         backbone = find_backbone()
         shutil.copytree(backbone, output / "backbone", dirs_exist_ok=True)  # to try `mice-st convert` on
         bi_encoder = SentenceTransformer(str(backbone), device="cpu")
-        results = compare(model, bi_encoder, store, collection, options.test_queries or QUERIES)
+        results = compare(model, bi_encoder, store, collection, options.queries or QUERIES)
     results |= {"options": vars(options), "machine": describe_machine()}
     write_json(output / "results.json", results)
     print_table(results["rows"])
     print(f"Written: {output}/results.json, {output}/{STORE}, {output}/backbone/\n")
     print("Next:")
-    print(f'  mice-st rank --query "How do I copy a file?" --store {output}/{STORE}')
-    print('  mice-st rank --query "..." --documents FILE')
-    print("  mice-st encode --corpus FILE --store documents.sqlite")
-    print(f"  mice-st convert --source {output}/backbone --output FOLDER")
-    print("  mice-st demo --train true")
+    print(f'  mice-st rank "How do I copy a file?" --store {output}/{STORE}')
+    print('  mice-st rank "..." --documents FILE')
+    print("  mice-st encode --documents FILE --store documents.sqlite")
+    print(f"  mice-st convert --model {output}/backbone --output FOLDER")
+    print("  mice-st demo --train")
 
 
 def rank_sample(folder: str, model: MiceCrossEncoder) -> None:

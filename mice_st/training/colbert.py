@@ -28,15 +28,18 @@ from mice_st.training.settings import TrainingSettings
 LOSSES = ("list_net", "margin_mse", "mnrl")
 
 
-def load_colbert(name: str, device: str | None = None, max_length: int | None = None) -> MultiVectorEncoder:
+def load_colbert(
+    name: str, device: str | None = None, max_length: int | None = None, trust_remote_code: bool = False
+) -> MultiVectorEncoder:
     """Load ColBERT, or make one of an encoder or embedding model: its token states, projected to 128 dimensions and normalised.
 
     Args:
         name: Folder or Hub id.
         device: Where it computes; None takes the best there is.
         max_length: Longest document, in tokens; None takes the model's own.
+        trust_remote_code: Run code that lies beside the weights.
     """
-    model = MultiVectorEncoder(name, device=device)
+    model = MultiVectorEncoder(name, device=device, trust_remote_code=trust_remote_code)
     if max_length is not None:
         model.max_seq_length = max_length
     return model

@@ -26,31 +26,34 @@ class TrainingRecipe:
     model: str = field(
         metadata={
             "help": "Folder, Hub id or released model to start from: MICE, or any cross-encoder or encoder; for ColBERT also an embedding "
-            "model."
+            "model.",
+            "metavar": "MODEL",
         }
     )
     train_data: list[str] = field(
         metadata={
             "help": "JSON Lines files (query, positive, negatives, scores), collections (FOLDER or FOLDER:SPLIT+SPLIT, BEIR layout), or "
-            "public sets by name (sentence-transformers/msmarco, cross-encoder/ettin-reranker-v1-data:CONFIGURATION)."
+            "public sets by name (sentence-transformers/msmarco, cross-encoder/ettin-reranker-v1-data:CONFIGURATION).",
+            "metavar": "DATA",
         }
     )
-    output: str = field(metadata={"help": "Folder for the trained model; its checkpoints lie in checkpoints/."})
+    output: str = field(
+        metadata={"help": "Folder for the trained model; its checkpoints lie in checkpoints/.", "metavar": "FOLDER"}
+    )
 
     architecture: Literal["cross_encoder", "colbert"] = flag(
         "cross_encoder",
-        "cross_encoder: MICE, or a plain cross-encoder; colbert: a vector of 128 dimensions for each token, compared by MaxSim.",
+        "Kind of model. cross_encoder: MICE, or a plain cross-encoder. colbert: a vector of 128 dimensions for each token, compared by MaxSim.",
     )
     train_weights: list[float] | None = field(
-        default=None, metadata={"help": "Passes over each of these in one epoch, such as 1 or 0.5; default 1."}
+        default=None,
+        metadata={"help": "Passes over each of the train data in one epoch, such as 1 or 0.5 (default: 1)."},
     )
     train_split: str = flag("train", "Split of a BEIR folder to train on, where its name gives none.")
-    limit: int | None = flag(None, "Train on this many rows only, drawn with the seed.")
+    limit: int | None = flag(None, "Rows to train on, drawn with the seed (default: all).")
     negatives: int = flag(7, "Negatives of each positive, at most.")
-    negatives_top_k: int = flag(50, "Hard negatives are drawn from this many best documents of BM25.")
-    found_positives: bool = flag(
-        False, "Collections: rows only of relevant documents that are among these best, as where they are re-ranked."
-    )
+    negatives_top_k: int = flag(50, "Best documents of BM25 that hard negatives are drawn from.")
+    found_positives: bool = flag(False, "Collections: make rows only of relevant documents that are among these best.")
     dev_data: list[str] | None = field(
         default=None,
         metadata={
@@ -62,7 +65,9 @@ class TrainingRecipe:
         metadata={"help": "Collections that are only measured, such as those of other domains; their mean is logged."},
     )
     dev_split: str = flag("dev", "Split of a dev collection where its name gives none.")
-    dev_queries: int | None = flag(None, "Use this many queries of each of them only, the same whatever the seed.")
+    dev_queries: int | None = flag(
+        None, "Queries of each of these that are used, the same whatever the seed (default: all)."
+    )
     dev_top_k: int = flag(50, "Candidates of BM25 that are re-ranked for each query.")
 
     settings: TrainingSettings = field(default_factory=TrainingSettings)
@@ -70,11 +75,11 @@ class TrainingRecipe:
     stored_states_file: str | None = flag(
         None, "Store of these states on disk, made where it is missing, for more documents than fit into memory."
     )
-    seed: int = flag(0, "Of sampling, order, fresh weights and dropout.")
+    seed: int = flag(0, "Seed of sampling, order, fresh weights and dropout.")
     seeds: list[int] | None = field(
         default=None,
         metadata={
-            "help": "Train once for each of these, in seed-N of the output folder; mean and spread are told, the best is the output."
+            "help": "Train once for each of these seeds, in seed-N of the output folder; mean and spread are printed, the best is the output."
         },
     )
     save_steps: int = flag(200, "Steps between checkpoints; each is evaluated where there is dev data.")
@@ -82,8 +87,11 @@ class TrainingRecipe:
     resume: bool = flag(False, "Go on from the last complete checkpoint in the output folder.")
     expected_processes: int | None = flag(None, "Refuse to start with another number of processes.")
     cpu: bool = flag(False, "Train on the CPU even where there is a GPU.")
-    push_to: str | None = flag(None, "Hub id, made private where there is none, to push every checkpoint to.")
-    report_to: str = flag("none", "Where transformers' Trainer reports to: none, tensorboard, trackio, wandb, ...")
+    trust_remote_code: bool = flag(False, "Run code that lies beside the weights of the model; MICE never needs it.")
+    push_to: str | None = flag(None, "Hub id to push every checkpoint to; a new repository is private.")
+    report_to: str = flag(
+        "none", "Service that transformers' Trainer reports to: none, tensorboard, trackio, wandb, ..."
+    )
 
     def __post_init__(self) -> None:
         self.model = resolve_model(self.model)

@@ -30,39 +30,46 @@ class TrainingSettings:
     """
 
     loss: Literal["auto", "margin_mse", "mse", "bce", "list_net", "lambda", "rank_net", "adr_mse", "mnrl"] = flag(
-        "auto", "auto: margin_mse for rows with teacher scores (mse for single pairs), list_net for those without."
+        "auto",
+        "Loss; auto takes margin_mse for rows with teacher scores (mse for single pairs), list_net for those without.",
     )
-    temperature: float = flag(1.0, "list_net with teacher scores: both distributions are softened by it.")
-    label_scale: float = flag(10.0, "list_net without teacher scores: label of a positive; of a negative it is 0.")
+    temperature: float = flag(1.0, "Temperature that softens both distributions of list_net with teacher scores.")
+    label_scale: float = flag(10.0, "Label of a positive for list_net without teacher scores; a negative has 0.")
     batch_size: int = flag(16, "Rows in a step, over all processes together.")
     batch_tokens: int | None = flag(
         None, "Padded document tokens in a step, over all processes together, in place of batch_size."
     )
-    epochs: float | None = flag(None, "Passes over the data; 1 where neither steps nor seconds are given.")
+    epochs: float | None = flag(None, "Passes over the data (default: 1, if neither steps nor seconds are given).")
     max_steps: int | None = flag(None, "Steps, in place of epochs.")
     max_seconds: float | None = flag(None, "Stop after this much training time (encoding included, evaluation not).")
     learning_rate: float = flag(2e-5, "Highest learning rate of the backbone.")
-    interaction_learning_rate_factor: float = flag(5.0, "MICE: times as much for the interaction layers.")
+    interaction_learning_rate_factor: float = flag(5.0, "MICE: factor on the learning rate of the interaction layers.")
     head_learning_rate_factor: float = flag(
-        10.0, "Times as much for the classifier and MICE's pooler; for ColBERT's projection."
+        10.0, "Factor on the learning rate of the classifier and MICE's pooler; for ColBERT of the projection."
     )
-    residual_learning_rate_factor: float = flag(10.0, "MICE: times as much for weights and scales of its residuals.")
+    residual_learning_rate_factor: float = flag(
+        10.0, "MICE: factor on the learning rate of weights and scales of its residuals."
+    )
     weight_decay: float = flag(0.0, "Weight decay of AdamW.")
-    schedule: Literal["linear", "cosine", "constant"] = flag("linear", "How the learning rate falls, to 0.")
+    schedule: Literal["linear", "cosine", "constant"] = flag(
+        "linear", "Curve along which the learning rate falls to 0; constant does not fall."
+    )
     warmup: float = flag(0.1, "Part of the training in which the learning rate rises.")
-    max_gradient_norm: float = flag(1.0, "Longer gradients are shortened to this norm.")
-    dropout: float | None = flag(None, "Part of the values that is dropped while training; by default the model's own.")
-    max_length: int | None = flag(None, "Longest document (MICE) or pair, in tokens; by default the model's own.")
+    max_gradient_norm: float = flag(1.0, "Norm to which longer gradients are shortened.")
+    dropout: float | None = flag(None, "Part of the values that is dropped in training (default: the model's own).")
+    max_length: int | None = flag(None, "Longest document (MICE) or pair, in tokens (default: the model's own).")
 
     freeze_contextualization: bool = flag(
-        False, "MICE: train nothing below the interaction layers; ColBERT: only the projection."
+        False, "MICE: train nothing below the interaction layers. ColBERT: train only the projection."
     )
     stored_states: bool = flag(True, "With frozen layers: encode each document once and train from its states.")
     stored_states_dtype: Literal["float16", "float32", "int8", "int4"] = flag(
-        "float16", "How those states are kept; int8 and int4 train the layers above for states kept that way."
+        "float16", "Type of those states; int8 and int4 train the layers above for states of that type."
     )
     bf16: bool = flag(False, "Train, and encode documents to store, in mixed precision.")
-    gradient_checkpointing: bool = flag(False, "Trade time for memory.")
+    gradient_checkpointing: bool = flag(
+        False, "Compute activations again in the backward pass, which needs less memory and more time."
+    )
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "batch_size", "must be at least 1", self.batch_size)

@@ -120,7 +120,7 @@ def train(
     if model is None:
         made_of["model"] = describe_source(recipe.model)
         load = load_colbert if is_colbert else load_cross_encoder
-        model = load(recipe.model, str(arguments.device), settings.max_length)
+        model = load(recipe.model, str(arguments.device), settings.max_length, recipe.trust_remote_code)
     model.to(arguments.device)
     arguments.learning_rate_mapping = learning_rates(settings, model)
     if settings.dropout is not None:

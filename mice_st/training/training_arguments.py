@@ -76,14 +76,14 @@ def training_arguments(recipe: TrainingRecipe, checkpoints: Path, evaluates: boo
     )
     if arguments.n_gpu > 1:
         raise ValueError(
-            f"There are {arguments.n_gpu} GPUs and one process: start one for each with torchrun --nproc_per_node "
-            f"{arguments.n_gpu} -m mice_st.commands.main train ..., or name one in CUDA_VISIBLE_DEVICES"
+            f"There are {arguments.n_gpu} GPUs and one process: start one for each with torchrun --nproc-per-node "
+            f"{arguments.n_gpu} -m mice_st train ..., or name one in CUDA_VISIBLE_DEVICES"
         )
     processes = arguments.world_size
     if recipe.expected_processes not in (None, processes):
         raise ValueError(
             f"expected_processes: {recipe.expected_processes}, but there is {processes}. Start with "
-            f"torchrun --nproc_per_node {recipe.expected_processes} -m mice_st.commands.main train ... "
+            f"torchrun --nproc-per-node {recipe.expected_processes} -m mice_st train ... "
             "(accelerate launch --cpu starts one process only)"
         )
     if settings.batch_tokens is None and settings.batch_size % processes:

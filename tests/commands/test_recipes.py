@@ -14,9 +14,9 @@ import torch
 
 from mice_st import MiceCrossEncoder
 from mice_st.commands import main as cli
+from mice_st.commands.ablation_grid import AblateOptions, read_grid
 from mice_st.commands.recipes import go_on, read_recipe, run_recipe
 from mice_st.data.collection import Collection, write_beir
-from mice_st.research.ablation_grid import AblateOptions, read_grid
 from mice_st.training import TrainingRecipe, TrainingSettings
 from mice_st.training.reranker_trainer import RerankerTrainer
 
@@ -121,7 +121,7 @@ def test_the_variants_of_the_example_grid_differ_from_its_base_in_what_their_nam
         }
         assert changed == {part.split("=")[0] for part in variant.name.split(", ")}
         gone = variants[0].convert.keys() - variant.convert.keys()
-        assert gone == ({"corpora"} if "max_sim_residual=false" in variant.name else set())
+        assert gone == ({"data"} if "max_sim_residual=false" in variant.name else set())
 
 
 def test_what_the_command_line_says_wins_over_the_step_and_the_step_over_the_file(
@@ -135,11 +135,11 @@ def test_what_the_command_line_says_wins_over_the_step_and_the_step_over_the_fil
     _, (mine, train) = read_recipe(path)
     assert (mine.options.data, mine.options.output, mine.options.seed) == (["data/x:train"], "o/a.jsonl", 1)
     assert (train.options.train_data, train.options.output) == (["o/a.jsonl", "y"], "o/b")
-    assert (train.options.seed, train.options.batch_size, train.options.limit) == (2, 4, None)
+    assert (train.options.seed, train.options.settings.batch_size, train.options.limit) == (2, 4, None)
     flags = ["--output", "p", "--data=d", "--seed", "3", "--limit", "10", "--bf16", "--dev-data", "v", "w"]
     _, (mine, train) = read_recipe(path, flags)
     assert (mine.options.data, mine.options.output, mine.options.limit) == (["d/x:train"], "p/a.jsonl", 5)
-    assert (train.options.seed, train.options.limit, train.options.bf16) == (3, 10, True)
+    assert (train.options.seed, train.options.limit, train.options.settings.bf16) == (3, 10, True)
     assert train.options.dev_data == ["v", "w"]
 
 
@@ -166,14 +166,22 @@ def test_a_file_without_steps_holds_the_fields_of_one_recipe(write: Callable[[st
             [],
             r"step 'a': model: \{b\} is no earlier step; there are data, output",
         ),
-        ('output = "o"\nmodel = "m"\ntrain_data = ["t"]\nbach_size = 3', [], "unknown flags --bach_size 3"),
+        (
+            'output = "o"\nmodel = "m"\ntrain_data = ["t"]\nbach_size = 3',
+            [],
+            "there is no flag --bach_size; did you mean --batch-size",
+        ),
         (
             'output = "o"\nmodel = "m"\ntrain_data = ["t"]\nloss = "hinge"',
             [],
-            "step 'o': argument --loss: invalid choice",
+            "step 'o': --loss: invalid choice",
         ),
         ('output = "o"\nmodel = "m"\ntrain_data = ["t"]\nbatch_size = 0', [], "batch_size: must be at least 1"),
-        ('output = "o"\nmodel = "m"\ntrain_data = ["t"]', ["--wings", "2"], "unknown flags --wings"),
+        (
+            'output = "o"\nmodel = "m"\ntrain_data = ["t"]',
+            ["--wings", "2"],
+            "no step of the recipe has the flags --wings",
+        ),
         ('output = "o"\nmodel = "m"\ntrain_data = ["t"]', ["2"], "'2' stands before any flag"),
     ],
 )
@@ -190,7 +198,7 @@ def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_steps_are_done_once_and_seeds_have_mean_and_spread(
     two_steps: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["train", two_steps, "--max_steps", "2"]) == 0
+    assert cli.main(["train", two_steps, "--max-steps", "2"]) == 0
     printed = capsys.readouterr().out
     assert "Step 2 of 2: model (train)" in printed
     folder = tmp_path / "run" / "model"
@@ -213,11 +221,11 @@ def test_steps_are_done_once_and_seeds_have_mean_and_spread(
     # Once more: nothing is converted or trained, not even where one step has lost its marker.
     monkeypatch.setattr("mice_st.commands.convert.run_convert", lambda *_, **__: pytest.fail("converted twice"))
     monkeypatch.setattr(RerankerTrainer, "train", lambda *_, **__: pytest.fail("trained twice"))
-    run_recipe(two_steps, ["--max_steps", "2"])
+    run_recipe(two_steps, ["--max-steps", "2"])
     (tmp_path / "run" / "steps" / "model.json").unlink()
-    run_recipe(two_steps, ["--max_steps", "2"])
+    run_recipe(two_steps, ["--max-steps", "2"])
     with pytest.raises(ValueError, match=r"step 'model' was done with other options \(max_steps\)"):
-        run_recipe(two_steps, ["--max_steps", "4"])
+        run_recipe(two_steps, ["--max-steps", "4"])
 
 
 def test_a_recipe_may_end_in_measuring_what_it_made(
@@ -271,11 +279,11 @@ def test_two_processes_do_a_recipe_together(two_steps: str, tmp_path: Path) -> N
         "--standalone",
         "--nproc_per_node=2",
         "-m",
-        "mice_st.commands.main",
+        "mice_st",
         "train",
     )
     ran = subprocess.run(
-        [sys.executable, *torchrun, two_steps, "--max_steps", "2", "--expected_processes", "2"],
+        [sys.executable, *torchrun, two_steps, "--max-steps", "2", "--expected-processes", "2"],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -330,8 +338,8 @@ def test_mice_mini_runs_from_one_end_to_the_other(tmp_path: Path, monkeypatch: p
             write_beir(Collection(name, corpus, queries, qrels), tmp_path / "data" / name, split)
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(EXAMPLES / "mice-mini.toml", "mice-mini.toml")
-    flags = ["--limit", "80", "--negatives", "3", "--batch_size", "2", "--dev_queries", "3"]
-    run_recipe("mice-mini.toml", [*flags, "--dev_top_k", "5", "--cpu", "--device", "cpu"])
+    flags = ["--limit", "80", "--negatives", "3", "--batch-size", "2", "--dev-queries", "3"]
+    run_recipe("mice-mini.toml", [*flags, "--dev-top-k", "5", "--cpu", "--device", "cpu"])
     summary = json.loads(Path("runs/mice-mini/distilled/seeds.json").read_text())
     assert len(summary["seeds"]) == 3
     assert {"dev_ndcg@10", "watched_ndcg@10"} <= set(summary["mean"])

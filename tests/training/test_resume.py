@@ -182,7 +182,7 @@ def test_two_processes_train_as_one_does_and_can_be_cut_off(
         "--standalone",
         "--nproc_per_node=2",
         "-m",
-        "mice_st.commands.main",
+        "mice_st",
         "train",
     )
     ran = start(*torchrun, *flags(two))

@@ -301,7 +301,7 @@ def test_each_parameter_has_one_learning_rate(recipe: Recipe, mice: MiceCrossEnc
         "backbone": 1.0,
         "pooler": 10.0,
         "classifier": 10.0,
-        "match_residual": 3.0,
+        "max_sim_residual": 3.0,
         "pooled_residual_log_scale": 3.0,
     }
     for name, rate in found.items():

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mice_st.modeling.interaction import project_documents
 from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.research.benchmark.models import Models
 from mice_st.research.benchmark.workloads import Words, document_lengths
@@ -94,11 +93,6 @@ class Corpus:
     def half_documents(self) -> list[DocumentStates]:
         """One by one, kept in float16."""
         return [DocumentStates(document.states.half(), document.input_ids) for document in self.documents("wide")]
-
-    @cached_property
-    def keys_values(self) -> list[DocumentStates]:
-        """One by one with the keys and values of every layer, in float16."""
-        return project_documents(self.models.wide.mice, self.documents("wide"), torch.float16)
 
     @cached_property
     def vectors(self) -> tuple[Tensor, Tensor]:

@@ -94,7 +94,6 @@ def test_fast_interaction_is_what_torch_counts(bert_config: Any, order: str, rea
 def test_bytes_of_a_document() -> None:
     assert flops.bytes_per_document("fp16", 384, 180) == 768 * 180
     assert flops.bytes_per_document("int8", 128, 75) == 130 * 75
-    assert flops.keys_values_bytes_per_document(384, 3, 10) == 46080
 
 
 @pytest.mark.parametrize(
@@ -102,7 +101,7 @@ def test_bytes_of_a_document() -> None:
     [
         ({"backbone_config": {"model_type": "modernbert"}}, "'modernbert' has others"),
         ({"interaction_attention": "joint"}, "interaction_attention"),
-        ({"interaction_key_value_heads": 1}, "interaction_key_value_heads"),
+        ({"mask3_frame": True}, "mask3_frame"),
         ({"query_self_attention": False}, "query_self_attention"),
     ],
 )

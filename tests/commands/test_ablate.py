@@ -9,9 +9,9 @@ import pytest
 
 from mice_st import MiceCrossEncoder
 from mice_st.commands import main as cli
+from mice_st.commands.ablate import format_table
+from mice_st.commands.ablation_grid import AblateOptions, read_grid
 from mice_st.data.collection import Collection, write_beir
-from mice_st.research.ablation import format_table
-from mice_st.research.ablation_grid import AblateOptions, read_grid
 from mice_st.states import encoding
 from mice_st.states.shards import encode_shard
 from mice_st.training import TrainingRecipe, train
@@ -82,7 +82,7 @@ def test_variants_are_compared_with_a_base_that_is_an_ordinary_run(
     monkeypatch.setattr(RerankerTrainer, "train", lambda *_, **__: pytest.fail("trained twice"))
     assert cli.main(["ablate", path]) == 0
     assert capsys.readouterr().out.splitlines() == table.splitlines()[-5:]
-    assert cli.main(["ablate", path, "--max_steps", "3"]) == 2
+    assert cli.main(["ablate", path, "--max-steps", "3"]) == 2
     assert "was made with other fields" in capsys.readouterr().err
 
 
@@ -158,7 +158,7 @@ def test_a_variant_that_cannot_be_made_ends_the_grid_before_anything_is_trained(
         ("[convert]", 'mode = "all"\n[convert]', "mode: must be each or product, got 'all'"),
         ("output", "place", "the field 'output' is missing"),
         ("[grid]", "[[variants]]\nwings = 2\n[grid]", "variants: 'wings' is no field of"),
-        ("dev_data", "watch", "unknown flags --watch"),
+        ("dev_data", "watch", "there is no flag --watch; did you mean --watch-data"),
     ],
 )
 def test_a_bad_grid_says_why(
