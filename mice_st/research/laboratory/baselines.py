@@ -1,4 +1,4 @@
-"""What a masked cross-encoder and MICE are compared with, all made from one checkpoint and measured on one set of pairs."""
+"""Baselines of a masked cross-encoder and MICE, all made from one checkpoint and measured on the same pairs."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class SegmentMasks:
         self.places: list[int] = places.tolist()  # layer -> its table: many layers share one
 
     def make_arguments(self, input_ids: Tensor, attention_mask: Tensor | None) -> dict[str, Any]:
-        """What a forward pass over ``(B, L)`` ids and their mask needs besides.
+        """Further inputs of a forward pass over ``(B, L)`` ids and their mask.
 
         Returns:
             ``segment_masks``, for each layer ``(B, 1, L, L)``, bool; and ``position_ids`` ``(B, L)`` where they restart.
