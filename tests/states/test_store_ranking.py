@@ -342,7 +342,7 @@ def test_encode_store_and_rank_from_the_command_line(
     assert "long documents: 2, in " in info
     assert "texts: 43; pooled vectors: 43" in info
     assert "  codec: int8\n" in info
-    assert "43 sound documents, " in run(capsys, "store", "verify", "--path", store)
+    assert "43 sound documents, " in run(capsys, "store", "verify", "--store", store)
     before, after = run(capsys, "store", "compact", store).split(" bytes before, ")
     assert int(after.split()[0].replace(",", "")) <= int(before.replace(",", ""))
     assert "0 problems" in run(capsys, "store", "verify", store)
@@ -375,7 +375,7 @@ def test_encode_store_and_rank_from_the_command_line(
         (["rank", "--model", "m", "--query", "q", "--documents", "d", "--store", "s"], "give either --documents"),
         (["rank", "--model", "m", "--query", "q", "--documents", "d", "--ids", "a"], "need --store"),
         (["rank", "--model", "m", "--query", "q", "--store", "s", "--candidates", "0"], "candidates: must be at least"),
-        (["rank", "--model", "m", "--query", "q", "--store", "absent"], "absent: there is no store here"),
+        (["rank", "--model", "o/m", "--query", "q", "--store", "absent"], "absent: there is no store here"),
         (
             ["encode", "--model", "m", "--documents", "c", "--store", "s", "--codec", "int2"],
             "--codec: invalid choice: 'int2'",

@@ -225,7 +225,7 @@ def test_a_score_that_is_not_finite_names_teacher_query_and_document(
 
 
 def test_files_that_are_missing_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--teacher", "t", "--data", "absent.jsonl", "--output", "o", "--processes", "1"]
+    arguments = ["--teacher", "owner/teacher", "--data", "absent.jsonl", "--output", "o", "--processes", "1"]
     assert cli.main(["label", *arguments]) == 2
     assert "data: there is no file absent.jsonl" in capsys.readouterr().err
 
