@@ -33,7 +33,7 @@ def _eager(
 ) -> tuple[Tensor, None]:
     """``eager_attention`` with the signature of transformers' attention functions."""
     scaled = query * (kwargs["scaling"] * math.sqrt(query.shape[-1]))  # the function below divides by the root
-    return eager_attention(scaled, key, value, mask, kwargs["dropout"]).transpose(1, 2), None
+    return eager_attention(scaled, key, value, mask, kwargs["dropout"])[0].transpose(1, 2), None
 
 
 def _narrow(attend: Callable[..., Any]) -> Callable[..., Any]:
