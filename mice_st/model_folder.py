@@ -149,6 +149,11 @@ def complete_hub_folder(folder: Path, model_name: str | None = None, create_mode
         (folder / name).unlink(missing_ok=True)
     for name in code_files():
         shutil.copyfile(MODELING / name, folder / name)
+    # transformers writes one entry for each class; AutoModel without one calls a MICE config unrecognised.
+    model = read_json(folder / "config.json")
+    if "AutoModelForSequenceClassification" in model.get("auto_map", {}):
+        model["auto_map"]["AutoModel"] = model["auto_map"]["AutoModelForSequenceClassification"]
+        write_json(folder / "config.json", model)
     modules = read_json(folder / "modules.json")
     modules[0]["type"] = MODULE_REFERENCE
     write_json(folder / "modules.json", modules)
