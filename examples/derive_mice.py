@@ -1,6 +1,6 @@
 """From a cross-encoder to MICE, one interaction at a time: python examples/derive_mice.py CROSS_ENCODER [DATA] [SPLIT].
 
-CROSS_ENCODER is a folder or Hub id of a BERT or ELECTRA cross-encoder (``mice-st demo --train true`` leaves one, barely trained, in
+CROSS_ENCODER is a folder or Hub id of a BERT or ELECTRA cross-encoder (``mice-st demo --train`` leaves one, barely trained, in
 ``demo_output/cross-encoder``). DATA is a BEIR folder; left out, it is the documentation of the installed Python.
 """
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from mice_st.commands.main import main
-
 if __name__ == "__main__":
+    from mice_st.commands.main import main
+
     sys.exit(main())

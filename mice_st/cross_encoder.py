@@ -15,19 +15,19 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder
 from sentence_transformers.cross_encoder.util import cross_encoder_predict_rank_args_decorator
+from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 from tqdm.autonotebook import tqdm
 
 from mice_st.model_folder import MODULE_REFERENCE, complete_hub_folder
-from mice_st.modeling.inputs import check_pair, check_text, is_states
-from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
-from mice_st.modeling.st_mice import CHARACTERS_PER_TOKEN, MiceTransformer
-from mice_st.states.passages import check_overlap, join_passages, score_passages, tokenize_documents
+from mice_st.modeling.layers_mice import DocumentStates
+from mice_st.modeling.modeling_mice import MiceForSequenceClassification
+from mice_st.modeling.st_mice import CHARACTERS_PER_TOKEN, MiceTransformer, check_pair, check_text, is_states
+from mice_st.states.passages import check_overlap, join_passages, split_passages, tokenize_documents
 from mice_st.states.ranking import rank_store
-from mice_st.states.shards import encode_batches
 from mice_st.states.store import Store
 
-BLOCK_TOKENS = 131_072  # tokens whose states are in memory while pairs are scored: 200 MB at a width of 384
+BLOCK_TOKENS = 16_384  # tokens of the documents that are scored in one forward pass: about a second's work on a CPU
 
 
 class MiceCrossEncoder(CrossEncoder):
@@ -47,7 +47,7 @@ class MiceCrossEncoder(CrossEncoder):
         if not isinstance(self[0], MiceTransformer):
             raise ValueError(
                 f"This is not a MICE model: its first module is {type(self[0]).__name__}. "
-                "Turn a cross-encoder, encoder or embedding model into MICE with mice_st.conversion.convert."
+                "Turn a cross-encoder, encoder or embedding model into MICE with mice_st.convert."
             )
 
     @property
@@ -105,10 +105,9 @@ class MiceCrossEncoder(CrossEncoder):
         self, documents: Sequence[list[list[int]]], batch_tokens: int | None, progress: tqdm
     ) -> list[DocumentStates]:
         """Encode documents given as the token ids of their passages."""
-        self.eval()
         encoded: dict[int, DocumentStates] = {}
         ids = [passage for document in documents for passage in document]
-        for positions, batch in encode_batches(self.module, ids, batch_tokens, self.mice.encode_documents):
+        for positions, batch in self.module.encode_ids(ids, "document", batch_tokens):
             encoded |= zip(positions, batch.unpad(), strict=True)
             progress.update(len(positions))
         in_order = (encoded[position] for position in range(len(ids)))
@@ -141,7 +140,7 @@ class MiceCrossEncoder(CrossEncoder):
             inputs: ``(query, document)`` pairs, ``(n,)``, or one pair. A document is a string or ``DocumentStates``.
             prompt_name: Name of a saved prompt to put before every query.
             prompt: Text to put before every query.
-            batch_size: Pairs scored at a time.
+            batch_size: Accepted for compatibility; pairs are scored in blocks of like length whatever it is.
             show_progress_bar: None shows one where the work takes over two seconds.
             activation_fn: Applied to the logits, float32; None takes the model's own, the identity.
             apply_softmax: Accepted for compatibility; without effect on a model with one label.
@@ -152,7 +151,8 @@ class MiceCrossEncoder(CrossEncoder):
             chunk_size: Pairs handed to a worker at a time.
             passages: As for ``encode_documents``, for documents given as texts.
             overlap: As for ``encode_documents``.
-            **kwargs: Passed on to sentence-transformers with ``pool`` or a list of devices.
+            **kwargs: ``processing_kwargs={"text": {"max_length": n}}`` cuts documents at n tokens for this call; with ``pool``
+                or a list of devices, what sentence-transformers takes.
 
         Returns:
             One score per pair, in input order; one scalar for one pair; an empty array for an empty list.
@@ -163,6 +163,8 @@ class MiceCrossEncoder(CrossEncoder):
         """
         if batch_size <= 0:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
+        if isinstance(inputs, (str, bytes)):
+            raise ValueError(f"predict: expected (query, document) pairs, got one {type(inputs).__name__}.")
         is_single_pair = self.is_singular_input(inputs)
         pairs = [inputs] if is_single_pair else list(inputs)
         for row, pair in enumerate(pairs):
@@ -191,14 +193,17 @@ class MiceCrossEncoder(CrossEncoder):
                 chunk_size=chunk_size,
                 **kwargs,
             )
+        max_length = self.module.read_processing_kwargs(kwargs.pop("processing_kwargs", None))
+        if kwargs:
+            raise ValueError(f"predict: there is no argument {sorted(kwargs)[0]!r}.")
         if device is not None:
             self.to(device)
         prompt = self._resolve_prompt(prompt, prompt_name) or ""
         scores = self._score_pairs(
             [(prompt + query, document) for query, document in pairs],
-            batch_size,
             show_progress_bar,
             self._overlap(passages, overlap),
+            max_length,
         )
         scores = (activation_fn or self.activation_fn)(scores)
         if is_single_pair:
@@ -316,54 +321,72 @@ class MiceCrossEncoder(CrossEncoder):
             chunk_size=chunk_size,
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _score_pairs(
         self,
         pairs: list[tuple[str, Any]],
-        batch_size: int,
         show_progress_bar: bool | None,
-        overlap: int | None = None,
+        overlap: int | None,
+        max_length: int | None,
     ) -> Tensor:
-        """Score pairs query by query over blocks of documents; within a block each text is encoded once."""
+        """Score pairs ``(n,)``, float32; a document of several passages by the best of them.
+
+        Documents go through ``__call__`` in blocks, those of like length together, each once for all of its queries.
+        """
         self.eval()
-        scores = torch.empty(len(pairs), device=self.device)
-        rows_of: dict[str, dict[Any, list[int]]] = {}  # query -> document -> rows
-        stored: dict[int, DocumentStates] = {}
+        queries: dict[str, int] = {}
+        passages: list[Any] = []  # token ids, or the states of one
+        places: dict[Any, range] = {}  # document -> its passages
+        texts = list(dict.fromkeys(document for _, document in pairs if not is_states(document)))
+        names = [f"document {text[:40]!r}" for text in texts]
+        for text, ids in zip(texts, tokenize_documents(self.module, texts, overlap, names, max_length), strict=True):
+            places[text] = range(len(passages), len(passages) + len(ids))
+            passages += ids
+        asked: list[list[tuple[int, int]]] = [[] for _ in passages]  # passage -> (query, row of the pair)
         for row, (query, document) in enumerate(pairs):
             key = id(document) if is_states(document) else document
-            if is_states(document):
-                stored[key] = document
-            rows_of.setdefault(query, {}).setdefault(key, []).append(row)
-        texts = list(dict.fromkeys(document for _, document in pairs if not is_states(document)))
-        queries = dict(zip(rows_of, self._encode_queries(list(rows_of)), strict=True))
-        tokenized = tokenize_documents(self.module, texts, overlap, [f"document {text[:40]!r}" for text in texts])
+            if key not in places:
+                parts = split_passages(document, self.mice.config.sep_token_id)
+                places[key] = range(len(passages), len(passages) + len(parts))
+                passages += parts
+                asked += [[] for _ in parts]
+            for place in places[key]:
+                asked[place].append((queries.setdefault(query, len(queries)), row))
+        query_ids = self.module.tokenize_side(list(queries), "query")
         self.module.report_cut_texts()
-
-        def score_block(block: dict[Any, DocumentStates]) -> None:
-            for query, documents in rows_of.items():
-                keys = [key for key in documents if key in block]
-                logits = score_passages(self.mice, queries[query], [block[key] for key in keys], batch_size)
-                for key, logit in zip(keys, logits, strict=True):
-                    scores[documents[key]] = logit
-
-        lengths = [sum(map(len, document)) for document in tokenized]
-        with make_progress_bar(sum(map(len, tokenized)), "Documents", show_progress_bar) as progress:
-            for start, stop in token_blocks(lengths, BLOCK_TOKENS):
-                encoded = self._encode_tokenized(tokenized[start:stop], None, progress)
-                score_block(dict(zip(texts[start:stop], encoded, strict=True)))
-        if stored:
-            score_block(stored)
+        scores = torch.full((len(pairs),), -torch.inf, dtype=torch.float32, device=self.module.input_device)
+        lengths = list(map(len, passages))
+        with make_progress_bar(sum(lengths), "Documents", show_progress_bar) as progress:
+            for block in token_blocks(
+                sorted(range(len(passages)), key=lambda place: -lengths[place]), lengths, BLOCK_TOKENS
+            ):
+                features, rows = self._collate_block(block, passages, asked, query_ids)
+                logits = self(batch_to_device(features, scores.device))["scores"].squeeze(-1)
+                scores.scatter_reduce_(0, rows.to(scores.device), logits, "amax")
+                progress.update(sum(lengths[place] for place in block))
         return scores
 
-    def _encode_queries(self, queries: list[str]) -> list[EncodedTexts]:
-        """Contextualise queries, prompts included: one batch of one per query, without padding."""
-        ids = self.module.tokenize_side(queries, "query")
-        encoded: dict[int, EncodedTexts] = {}
-        for positions, batch in encode_batches(self.module, ids, None, self.mice.encode_queries):
-            for place, position in enumerate(positions):
-                tokens = len(ids[position])
-                encoded[position] = EncodedTexts(*(field[place : place + 1, :tokens] for field in batch))
-        return [encoded[position] for position in range(len(queries))]
+    def _collate_block(
+        self, block: list[int], passages: list[Any], asked: list[list[tuple[int, int]]], query_ids: list[list[int]]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """What ``forward`` reads of some passages, with the queries that ask for them; and the row of each pair, ``(p,)``."""
+        texts = [place for place in block if not is_states(passages[place])]
+        states = [place for place in block if is_states(passages[place])]
+        queries: dict[int, int] = {}
+        query_index, document_index, rows = [], [], []
+        for position, place in enumerate([*texts, *states]):
+            for query, row in asked[place]:
+                query_index.append(queries.setdefault(query, len(queries)))
+                document_index.append(position)
+                rows.append(row)
+        features = self.module.collate(
+            [query_ids[query] for query in queries],
+            [passages[place] for place in texts],
+            [passages[place] for place in states],
+            query_index,
+            document_index,
+        )
+        return features, torch.tensor(rows, dtype=torch.long)
 
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:
         """Save the folder that goes to the Hub: weights, tokenizer, configs and the modelling code itself.
@@ -394,13 +417,15 @@ def make_progress_bar(total: int, description: str, show: bool | None) -> tqdm:
     return tqdm(total=total, desc=description, disable=show is False, delay=0 if show else 2)
 
 
-def token_blocks(lengths: list[int], block_tokens: int) -> Iterator[tuple[int, int]]:
-    """Cut texts of these lengths into consecutive ``(start, stop)`` of at most ``block_tokens``, one text at least."""
-    start = tokens = 0
-    for position, length in enumerate(lengths):
-        if tokens and tokens + length > block_tokens:
-            yield start, position
-            start, tokens = position, 0
-        tokens += length
-    if start < len(lengths):
-        yield start, len(lengths)
+def token_blocks(order: list[int], lengths: list[int], block_tokens: int) -> Iterator[list[int]]:
+    """Cut texts, in this order, into blocks of at most ``block_tokens`` tokens, one text at least."""
+    block: list[int] = []
+    tokens = 0
+    for place in order:
+        if block and tokens + lengths[place] > block_tokens:
+            yield block
+            block, tokens = [], 0
+        block.append(place)
+        tokens += lengths[place]
+    if block:
+        yield block

@@ -8,9 +8,11 @@ Commands read names from here before anything is loaded, so this module imports 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 RELEASED_MODELS = ("mice-mini", "mice-mini-narrow")
 DEFAULT_MODEL = "mice-mini"
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 MODEL_TYPE = "mice"  # of ``MiceConfig``
 
 # Beside the package in a checkout (`pip install -e .`); where the package was installed from a wheel, there is no such folder.
@@ -70,6 +73,25 @@ def resolve_model(name: str) -> str:
     return os.path.relpath(folder) if folder.is_relative_to(working_folder) else str(folder)
 
 
+def check_model_name(name: str) -> None:
+    """Refuse a name that no model can have, without asking the Hub.
+
+    Args:
+        name: As it was given, or as ``resolve_model`` returns it.
+
+    Raises:
+        FileNotFoundError: If it is neither a folder nor of the form ``owner/name``; lists the released models and those with similar names.
+    """
+    if Path(name).exists() or HUB_ID.fullmatch(name):
+        return
+    known = (*RELEASED_MODELS, BACKBONE_NAME)
+    near = difflib.get_close_matches(Path(name).name, known, n=2)
+    meant = f"; did you mean {' or '.join(near)}?" if near else "."
+    raise FileNotFoundError(
+        f"{name}: there is no such folder, it is no Hub id (owner/name), and the models known by name are {', '.join(known)}{meant}"
+    )
+
+
 def model_kind(name: str) -> Kind:
     """What a folder or Hub id holds, from its configurations alone.
 
@@ -99,13 +121,16 @@ def model_kind(name: str) -> Kind:
     return KIND_OF_MODEL_TYPE[model_type]
 
 
-def load_model(name: str, device: str | None = None, max_length: int | None = None) -> Any:
+def load_model(
+    name: str, device: str | None = None, max_length: int | None = None, trust_remote_code: bool = False
+) -> Any:
     """Load a model as what it is.
 
     Args:
         name: Folder or Hub id.
         device: Where it computes; None takes the best there is.
         max_length: Longest document (MICE, bi-encoder, ColBERT) or pair, in tokens; None takes the model's own.
+        trust_remote_code: Run code that lies beside the weights. MICE never needs it: the installed code runs.
 
     Returns:
         A ``MiceCrossEncoder``, ``CrossEncoder``, ``SentenceTransformer`` or ``MultiVectorEncoder``.
@@ -118,15 +143,25 @@ def load_model(name: str, device: str | None = None, max_length: int | None = No
 
     kind = model_kind(name)
     if kind in ("mice", "cross_encoder"):
-        return load_cross_encoder(name, device, max_length)
-    model = (SentenceTransformer if kind == "bi_encoder" else MultiVectorEncoder)(name, device=device)
+        return load_cross_encoder(name, device, max_length, trust_remote_code)
+    loader = SentenceTransformer if kind == "bi_encoder" else MultiVectorEncoder
+    model = loader(name, device=device, trust_remote_code=trust_remote_code)
     if max_length is not None:
         model.max_seq_length = max_length
     return model
 
 
-def load_cross_encoder(name: str, device: str | None = None, max_length: int | None = None) -> CrossEncoder:
-    """Load MICE where the folder holds MICE, a masked cross-encoder with its masks, and any other one as ``CrossEncoder``."""
+def load_cross_encoder(
+    name: str, device: str | None = None, max_length: int | None = None, trust_remote_code: bool = False
+) -> CrossEncoder:
+    """Load MICE where the folder holds MICE, a masked cross-encoder with its masks, and any other one as ``CrossEncoder``.
+
+    Args:
+        name: Folder or Hub id.
+        device: Where it computes; None takes the best there is.
+        max_length: Longest document (MICE) or pair, in tokens; None takes the model's own.
+        trust_remote_code: Run code that lies beside the weights of a plain cross-encoder.
+    """
     import torch
     from sentence_transformers import CrossEncoder
     from transformers import AutoConfig
@@ -137,11 +172,12 @@ def load_cross_encoder(name: str, device: str | None = None, max_length: int | N
     options: dict[str, Any] = {"device": device}
     if max_length is not None:
         options["max_length"] = max_length
-    if AutoConfig.from_pretrained(name).model_type == MODEL_TYPE:
+    if AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code).model_type == MODEL_TYPE:
         return MiceCrossEncoder(name, **options)
     # The identity, as for MICE: a sigmoid reaches exactly 1.0 and makes ties.
     if "patches" in (_read(name, "sentence_bert_config.json") or {}):
         return MaskedCrossEncoder(name, num_labels=1, activation_fn=torch.nn.Identity(), **options)
+    options["trust_remote_code"] = trust_remote_code
     return CrossEncoder(name, num_labels=1, activation_fn=torch.nn.Identity(), **options)
 
 

@@ -7,6 +7,7 @@ os.environ["HF_HUB_DISABLE_XET"] = "1"  # its sockets are not Python's, which is
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import importlib.util
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from tokenizers.models import WordPiece
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from mice_st import MiceCrossEncoder, convert
+from mice_st.data.collection import Collection, write_beir
 from mice_st.data.wheels import find_backbone
 from mice_st.loading import DEFAULT_MODEL, HUB_CARDS
 
@@ -186,7 +188,7 @@ def released_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = HUB_CARDS / DEFAULT_MODEL
     if not (folder / "config.json").is_file():
         folder = tmp_path_factory.mktemp("released") / DEFAULT_MODEL
-        model, _ = convert(find_backbone(), interaction_layers=2, match_residual=True)
+        model, _ = convert(find_backbone(), interaction_layers=2, max_sim_residual=True)
         model.save(str(folder))
     return folder
 
@@ -227,3 +229,26 @@ def run_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         return ran.stderr if fails else ran.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def toy(tokenizer: PreTrainedTokenizerFast) -> Collection:
+    """24 documents of four words; a query is three words of its document."""
+    words = [token for token in tokenizer.get_vocab() if len(token) > 2 and token.isalpha()]
+    generator = random.Random(0)
+    texts = [generator.sample(sorted(words), 4) for _ in range(24)]
+    return Collection(
+        "toy",
+        {f"d{place}": " ".join(text) for place, text in enumerate(texts)},
+        {f"q{place}": " ".join(text[:3]) for place, text in enumerate(texts)},
+        {f"q{place}": {f"d{place}": 1} for place in range(24)},
+    )
+
+
+@pytest.fixture(scope="session")
+def toy_folder(toy: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The collection in BEIR layout, judgements as train and dev."""
+    folder = tmp_path_factory.mktemp("toy")
+    write_beir(toy, folder, "train")
+    write_beir(toy, folder, "dev")
+    return folder

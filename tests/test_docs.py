@@ -15,9 +15,9 @@ from tests.released_models import RELEASED
 DOCS = ROOT / "docs"
 # What these show is too long for a page's test, or needs a Hub: each has tests of its own.
 ELSEWHERE = {
-    "mice-st train examples/recipes/mice-mini.toml --data FOLDER": "tests/test_recipes.py",
-    "mice-st train examples/recipes/mice-mini.toml --data FOLDER --limit 2000": "tests/test_recipes.py",
-    "mice-st ablate examples/recipes/ablation.toml": "tests/test_ablation.py",
+    "mice-st train examples/recipes/mice-mini.toml --data FOLDER": "tests/commands/test_recipes.py",
+    "mice-st train examples/recipes/mice-mini.toml --data FOLDER --limit 2000": "tests/commands/test_recipes.py",
+    "mice-st ablate examples/recipes/ablation.toml": "tests/commands/test_ablate.py",
 }
 # pages of the Hub: tests/hub/test_publish_page.py runs the one, tests/hub the commands of the other
 HUB_PAGES = {"publish.md", "security.md"}

@@ -24,10 +24,10 @@ def trained(embedding_folder: Path, tmp_path: Path) -> Path:
     (tmp_path / "rows.jsonl").write_text(ROW * 4)
     (tmp_path / "others.jsonl").write_text(OTHER * 3)
     start, output = tmp_path / "start", tmp_path / "trained"
-    convert = ["--source", str(embedding_folder), "--output", str(start), "--interaction_layers", "1"]
+    convert = ["--model", str(embedding_folder), "--output", str(start), "--interaction-layers", "1"]
     assert cli.main(["convert", *convert]) == 0
-    data = ["--train_data", str(tmp_path / "rows.jsonl"), str(tmp_path / "others.jsonl"), "--train_weights", "2", "1"]
-    steps = ["--cpu", "--batch_size", "2", "--max_steps", "7", "--seed", "5"]
+    data = ["--train-data", str(tmp_path / "rows.jsonl"), str(tmp_path / "others.jsonl"), "--train-weights", "2", "1"]
+    steps = ["--cpu", "--batch-size", "2", "--max-steps", "7", "--seed", "5"]
     assert cli.main(["train", "--model", str(start), *data, "--output", str(output), *steps]) == 0
     return output
 

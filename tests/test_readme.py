@@ -18,10 +18,10 @@ from tests.markdown_page import commands, read_blocks
 ROOT = Path(__file__).parent.parent
 # These have tests of their own; here they would take minutes.
 ELSEWHERE = {
-    "make demo": "tests/test_demo.py",
-    "mice-st mask --model demo_output/cross-encoder --queries 20 --top_k 20 --convert true": "tests/masking",
-    "mice-st demo --train true": "tests/test_demo.py",
-    "mice-st push --model hub_cards/mice-mini --repo your-name/your-model --dry_run true": "tests/hub/test_push.py",
+    "make demo": "tests/commands/test_demo.py",
+    "mice-st mask --model demo_output/cross-encoder --queries 20 --top-k 20 --convert": "tests/research/masking",
+    "mice-st demo --train": "tests/commands/test_demo.py",
+    "mice-st push --model hub_cards/mice-mini --repo your-name/your-model --dry-run": "tests/hub/test_push.py",
 }
 # Rows of the tables of quality -> systems in the evaluations' files.
 MEASURED = {

@@ -13,7 +13,9 @@ from safetensors import safe_open
 
 from mice_st import loading
 from mice_st.commands import main as cli
+from mice_st.commands.parser import parse_flags
 from mice_st.commands.recipes import read_recipe
+from mice_st.commands.registry import COMMANDS, load_reference
 from mice_st.data import wheels
 from mice_st.data.wheels import BACKBONE_NAME, find_backbone
 from mice_st.evaluation.systems import list_systems
@@ -32,10 +34,11 @@ each_folder = pytest.mark.parametrize("folder", FOLDERS or [None], ids=lambda fo
 # Every command that takes a model, with the flags that it needs; the last but one names the field.
 COMMIT = "0" * 40
 FLAGS = {
-    "convert": "--output o --source mice-mini",
-    "encode": "--corpus c --store s --model mice-mini",
+    "convert": "--output o --model mice-mini",
+    "encode": "--documents c --store s --model mice-mini",
     "evaluate": "--data d --output o --model mice-mini",
     "label": "--data d --output o --teacher mice-mini",
+    "mask": "--model mice-mini",
     "merge": "--output o --model mice-mini",
     "mine": "--data d --output o --teacher mice-mini",
     "push": "--repo org/name --model mice-mini",
@@ -45,7 +48,6 @@ FLAGS = {
     "trim": "--data d --model mice-mini",
     "verify": "mice-mini",
 }
-TAKES_NO_MICE = {"mask"}  # its model is a cross-encoder that is not MICE
 
 
 @pytest.fixture
@@ -78,22 +80,22 @@ def test_any_other_name_stays(hub_cards: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("command", "flags"), FLAGS.items())
 def test_commands_take_released_names(hub_cards: Path, command: str, flags: str) -> None:
-    options = cli.parse_flags(command, cli.load_reference(cli.COMMANDS[command].options), flags.split())
+    options = parse_flags(command, load_reference(COMMANDS[command].options), flags.split())
     found = getattr(options, flags.split()[-2].removeprefix("--") if "--" in flags else "model")
     assert found in (str(hub_cards / "mice-mini"), [str(hub_cards / "mice-mini")])
 
 
 def test_no_command_with_a_model_is_left_out() -> None:
-    fields = {name: cli.load_reference(command.options).__dataclass_fields__ for name, command in cli.COMMANDS.items()}
-    taking = {name for name, known in fields.items() if {"model", "source", "teacher"} & known.keys()}
-    assert taking - TAKES_NO_MICE == FLAGS.keys()
+    fields = {name: load_reference(command.options).__dataclass_fields__ for name, command in COMMANDS.items()}
+    taking = {name for name, known in fields.items() if {"model", "teacher"} & known.keys()}
+    assert taking == FLAGS.keys()
 
 
 @pytest.mark.parametrize(
-    ("command", "flags"), [("rank", "--documents d --query q"), ("encode", "--corpus c --store s")]
+    ("command", "flags"), [("rank", "--documents d --query q"), ("encode", "--documents c --store s")]
 )
 def test_the_default_is_mice_mini(hub_cards: Path, command: str, flags: str) -> None:
-    options = cli.parse_flags(command, cli.load_reference(cli.COMMANDS[command].options), flags.split())
+    options = parse_flags(command, load_reference(COMMANDS[command].options), flags.split())
     assert options.model == str(hub_cards / "mice-mini")
 
 
@@ -103,7 +105,7 @@ def test_rank_uses_the_default(
     shutil.copytree(mice_folder, hub_cards / "mice-mini", dirs_exist_ok=True)
     documents = tmp_path / "documents.txt"
     documents.write_text("the city of berlin\ncat and dog\n")
-    arguments = ["rank", "--query", "berlin", "--documents", str(documents), "--json", "true"]
+    arguments = ["rank", "--query", "berlin", "--documents", str(documents), "--json"]
     assert cli.main(arguments) == 0
     by_default = capsys.readouterr().out
     assert cli.main([*arguments, "--model", str(mice_folder)]) == 0
@@ -141,7 +143,7 @@ def no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("command", "flags", "field"),
     [
-        ("convert", "--output o --source", "source"),
+        ("convert", "--output o --model", "model"),
         ("evaluate", "--data d --output o --model", "model"),
         ("label", "--data d --output o --teacher", "teacher"),
         ("mine", "--data d --output o --bi_encoder", "bi_encoder"),
@@ -151,7 +153,7 @@ def no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_backbones_name_is_its_wheels_folder(hub_cards: Path, command: str, flags: str, field: str) -> None:
     arguments = [*flags.split(), BACKBONE_NAME]
-    options = cli.parse_flags(command, cli.load_reference(cli.COMMANDS[command].options), arguments)
+    options = parse_flags(command, load_reference(COMMANDS[command].options), arguments)
     assert getattr(options, field) in (str(find_backbone()), [str(find_backbone())])
 
 
@@ -162,15 +164,15 @@ def test_a_recipe_takes_the_backbones_name_as_commands_do(tmp_path: Path) -> Non
         f'[[steps]]\nname = "b"\ncommand = "label"\ndata = ["d"]\nteacher = ["{{a}}", "{BACKBONE_NAME}"]\n'
     )
     convert, label = read_recipe(str(path))[1]
-    assert convert.options.source == str(find_backbone())
+    assert convert.options.model == str(find_backbone())
     assert label.options.teacher == ["o/a", str(find_backbone())]
 
 
 def test_the_backbone_is_converted_by_name_and_keeps_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["convert", "--source", BACKBONE_NAME, "--output", str(tmp_path / "made"), "--interaction_layers", "1"]
+    arguments = ["convert", "--model", BACKBONE_NAME, "--output", str(tmp_path / "made"), "--interaction-layers", "1"]
     assert cli.main(arguments) == 0, capsys.readouterr().err
     made = json.loads((tmp_path / "made" / "training.json").read_text())
-    assert made["model"]["source"] == made["options"]["source"] == BACKBONE_NAME
+    assert made["model"]["source"] == made["options"]["model"] == BACKBONE_NAME
 
 
 def test_the_backbone_is_called_by_its_name(tmp_path: Path) -> None:

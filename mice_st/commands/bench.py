@@ -1,15 +1,11 @@
-"""``mice-st bench``: measure, write the files asked for, print the targets."""
+"""The command ``mice-st bench``: measure, write the files asked for, print the targets."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import transformers
-
-from mice_st.files import write_json
-from mice_st.research.benchmark.plan import BenchOptions
-from mice_st.research.benchmark.report import require_matplotlib
-from mice_st.research.benchmark.runner import run_benchmark
+from mice_st.commands.checks import existing_files
+from mice_st.research.benchmark.options import BenchOptions
 
 
 def run_bench(options: BenchOptions) -> None:
@@ -19,6 +15,12 @@ def run_bench(options: BenchOptions) -> None:
         ImportError: If the picture needs matplotlib and it is missing; before anything is measured.
         OSError: If a file cannot be written; its folder is made before anything is measured.
     """
+    import transformers
+
+    from mice_st.files import write_json
+    from mice_st.research.benchmark.report import require_matplotlib
+    from mice_st.research.benchmark.runner import run_benchmark
+
     transformers.utils.logging.disable_progress_bar()
     if options.picture:
         require_matplotlib()
@@ -36,3 +38,8 @@ def run_bench(options: BenchOptions) -> None:
     written = [name for name in (options.output, options.markdown, options.picture) if name]
     if written:
         print(f"\nWritten: {', '.join(written)}")
+
+
+def existing_reports(options: BenchOptions) -> str | None:
+    """Name the first of the files that is there."""
+    return existing_files(options.output, options.markdown, options.picture)

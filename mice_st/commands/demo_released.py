@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from mice_st.commands.demo import (
-    QUERIES,
-    DemoOptions,
+from mice_st.commands.demo_comparison import (
     Score,
     check_hub_folder,
     describe_machine,
@@ -22,6 +20,7 @@ from mice_st.commands.demo import (
     make_row,
     take_turns,
 )
+from mice_st.commands.demo_options import QUERIES, DemoOptions
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Collection, Document
 from mice_st.data.python_docs import load_python_docs
@@ -30,9 +29,10 @@ from mice_st.evaluation.metrics import evaluate_run
 from mice_st.files import write_json
 from mice_st.loading import DEFAULT_MODEL, resolve_model
 from mice_st.states.encoding import encode_corpus
+from mice_st.states.engines import open_store
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.info import store_info
-from mice_st.states.store import Store, open_store
+from mice_st.states.store import Store
 
 # The README's first example.
 SAMPLE_QUERY = "How do I split a string into words?"
@@ -69,17 +69,17 @@ def show_released_model(options: DemoOptions) -> None:
         backbone = find_backbone()
         shutil.copytree(backbone, output / "backbone", dirs_exist_ok=True)  # to try `mice-st convert` on
         bi_encoder = SentenceTransformer(str(backbone), device="cpu")
-        results = compare(model, bi_encoder, store, collection, options.test_queries or QUERIES)
+        results = compare(model, bi_encoder, store, collection, options.queries or QUERIES)
     results |= {"options": vars(options), "machine": describe_machine()}
     write_json(output / "results.json", results)
     print_table(results["rows"])
     print(f"Written: {output}/results.json, {output}/{STORE}, {output}/backbone/\n")
     print("Next:")
-    print(f'  mice-st rank --query "How do I copy a file?" --store {output}/{STORE}')
-    print('  mice-st rank --query "..." --documents FILE')
-    print("  mice-st encode --corpus FILE --store documents.sqlite")
-    print(f"  mice-st convert --source {output}/backbone --output FOLDER")
-    print("  mice-st demo --train true")
+    print(f'  mice-st rank "How do I copy a file?" --store {output}/{STORE}')
+    print('  mice-st rank "..." --documents FILE')
+    print("  mice-st encode --documents FILE --store documents.sqlite")
+    print(f"  mice-st convert --model {output}/backbone --output FOLDER")
+    print("  mice-st demo --train")
 
 
 def rank_sample(folder: str, model: MiceCrossEncoder) -> None:

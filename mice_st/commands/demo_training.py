@@ -1,4 +1,4 @@
-"""``mice-st demo --train true``: from an embedding model to a trained, saved and re-loaded re-ranker, beside its rivals."""
+"""``mice-st demo --train``: from an embedding model to a trained, saved and re-loaded re-ranker, beside its rivals."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from tqdm.auto import tqdm
 
-from mice_st.commands.demo import (
-    DemoOptions,
+from mice_st.commands.demo_comparison import (
     Score,
     check_hub_folder,
     describe_machine,
@@ -25,6 +24,7 @@ from mice_st.commands.demo import (
     make_row,
     take_turns,
 )
+from mice_st.commands.demo_options import DemoOptions
 from mice_st.conversion.convert import convert
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Collection
@@ -34,7 +34,7 @@ from mice_st.data.wheels import find_backbone
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.plots import plot_quality_and_time
 from mice_st.files import write_json
-from mice_st.modeling.modeling_mice import DocumentStates
+from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.training.recipe import TrainingRecipe
 from mice_st.training.trainer import train
 
@@ -50,9 +50,9 @@ def show_training(options: DemoOptions) -> None:
     backbone = find_backbone()
     with tempfile.TemporaryDirectory() as work:
         print("2. Conversion: all-MiniLM-L6-v2 (6 layers) to MICE, 6 contextualisation + 2 interaction layers")
-        start, report = convert(backbone, interaction_layers=2, match_residual=True)
+        start, report = convert(backbone, interaction_layers=2, max_sim_residual=True)
         print(f"   {report}")
-        print(f"3. Training for {options.training_seconds:.0f} s each: MICE from stored states, and a cross-encoder")
+        print(f"3. Training for {options.train_seconds:.0f} s each: MICE from stored states, and a cross-encoder")
         mice = train_mice(start, training, options, Path(work))
         cross_encoder = train_cross_encoder(backbone, training, options, Path(work))
     print("4. The Hub folder, loaded without mice-st in a fresh process")
@@ -68,21 +68,21 @@ def show_training(options: DemoOptions) -> None:
     print_table(results)
     print(f"Written: {output}/results.json, {output}/quality_vs_time.png, {output}/model/\n")
     print("Next, with your own files:")
-    print(f'  mice-st rank --model {output}/model --query "..." --documents FILE')
-    print(f"  mice-st encode --model {output}/model --corpus FILE --store documents.sqlite")
-    print(f"  mice-st train --model {output}/model --train_data FILE --output FOLDER")
+    print(f'  mice-st rank "..." --model {output}/model --documents FILE')
+    print(f"  mice-st encode --model {output}/model --documents FILE --store documents.sqlite")
+    print(f"  mice-st train --model {output}/model --train-data FILE --output FOLDER")
 
 
 def recipe_of(options: DemoOptions, work: Path, name: str, **fields: Any) -> TrainingRecipe:
-    """What both models share: rows, their order, batches and time."""
-    return TrainingRecipe(
+    """A recipe with the rows, their order, batches and time that both models share."""
+    return TrainingRecipe.from_flat(
         model=name,
         train_data=["python-docs"],
         output=str(work / name),
         negatives=7,
         negatives_top_k=50,
         batch_size=8,
-        max_seconds=options.training_seconds,
+        max_seconds=options.train_seconds,
         save_steps=100_000,  # the demo is done before a checkpoint is worth its time
         seed=options.seed,
         cpu=True,
@@ -103,7 +103,7 @@ def train_mice(start: MiceCrossEncoder, collection: Collection, options: DemoOpt
         residual_learning_rate_factor=300.0,
     )
     result = train(recipe, model=start, train_collection=collection)
-    print(f"   MICE: {result.steps} steps of {recipe.batch_size} queries, {result.seconds:.0f} s")
+    print(f"   MICE: {result.steps} steps of {recipe.settings.batch_size} queries, {result.seconds:.0f} s")
     return start
 
 
@@ -119,7 +119,7 @@ def train_cross_encoder(backbone: Path, collection: Collection, options: DemoOpt
         local_files_only=True,
     )
     result = train(recipe, model=model, train_collection=collection)
-    print(f"   cross-encoder: {result.steps} steps of {recipe.batch_size} queries, {result.seconds:.0f} s")
+    print(f"   cross-encoder: {result.steps} steps of {recipe.settings.batch_size} queries, {result.seconds:.0f} s")
     return model
 
 
@@ -131,7 +131,7 @@ def compare(
     bi_encoder: SentenceTransformer,
 ) -> dict[str, Any]:
     """Re-rank with every system and measure quality and time."""
-    query_ids = list(collection.queries)[: options.test_queries]
+    query_ids = list(collection.queries)[: options.queries]
     # Evenly spread over the names, so that the cross-encoder's queries are not all of one module.
     step = max(1, len(query_ids) // options.cross_encoder_queries)
     sample = query_ids[::step][: options.cross_encoder_queries]

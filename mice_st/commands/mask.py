@@ -1,38 +1,38 @@
-"""``mice-st mask``: which interactions of a cross-encoder matter, measured; and what its way to MICE costs."""
+"""The command ``mice-st mask``: measures which interactions of a cross-encoder matter, and the cost of its way to MICE."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import transformers
-
-from mice_st.evaluation.plots import plot_fusion_layers, plot_readable_segments
+from mice_st.commands.checks import existing_files
 from mice_st.evaluation.quiet import errors_only
 from mice_st.files import write_json
-from mice_st.research.laboratory.baselines import check_baselines, measure_baselines
-from mice_st.research.laboratory.equivalence import LARGEST_DIFFERENCE, check_conversion, measure_conversion
-from mice_st.research.laboratory.experiment import Experiment, Retraining, load_experiment
-from mice_st.research.laboratory.ladder import count_layers, ladder_steps, measure_ladder, recommend_fusion_layer
-from mice_st.research.masking import SEGMENTS
+from mice_st.loading import model_kind, resolve_model
+
+if TYPE_CHECKING:
+    from mice_st.research.laboratory.experiment import Experiment, Retraining
 
 
 @dataclass
 class MaskOptions:
     """Mask a cross-encoder's interactions one by one and measure what each is worth."""
 
-    model: str = field(metadata={"help": "Folder or Hub id of the cross-encoder."})
-    data: str = field(default="python-docs", metadata={"help": '"python-docs" or a BEIR folder.'})
-    output: str = field(default="mask_output", metadata={"help": "Folder for results.json and the pictures."})
+    model: str = field(metadata={"help": "Folder or Hub id of a plain cross-encoder.", "metavar": "MODEL"})
+    data: str = field(default="python-docs", metadata={"help": "BEIR folder, or python-docs.", "metavar": "DATA"})
+    output: str = field(
+        default="mask_output", metadata={"help": "Folder for results.json and the pictures.", "metavar": "FOLDER"}
+    )
     split: str = field(default="test", metadata={"help": "Split to measure on."})
     train_split: str = field(default="train", metadata={"help": "Split to re-train on."})
     queries: int | None = field(
-        default=50, metadata={"help": "Measure on this many queries, drawn with the seed; 0 takes all."}
+        default=50, metadata={"help": "Queries to measure on, drawn with the seed; 0 takes all."}
     )
     top_k: int = field(default=50, metadata={"help": "Candidates of BM25 that are re-ranked for each query."})
-    max_length: int | None = field(default=None, metadata={"help": "Longest pair, in tokens (default: the model's)."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest pair, in tokens (default: the model's own)."}
+    )
     fusion_layer: int | None = field(
         default=None, metadata={"help": "Layers in which mask3 and prettr keep both sides apart (default: half)."}
     )
@@ -40,13 +40,15 @@ class MaskOptions:
         default=False, metadata={"help": "Also measure mask3 at every fusion layer, and recommend one."}
     )
     tolerance: float = field(
-        default=0.01, metadata={"help": "nDCG@10 that a recommended fusion layer may lie below the best."}
+        default=0.01,
+        metadata={"help": "Difference of nDCG@10 by which a recommended fusion layer may lie below the best."},
     )
     baselines: list[str] = field(
         default_factory=list,
         metadata={
+            "metavar": "SYSTEM",
             "help": "Also measure these: full, prettr-l4, sparse-ce, mice-l4+3, mice-l10-d12+2 (MORES), colbert, bi-encoder "
-            "(made from the model), or folders of other models."
+            "(made from the model), or folders of other models.",
         },
     )
     convert: bool = field(
@@ -58,13 +60,22 @@ class MaskOptions:
     learning_rate: float = field(default=2e-5, metadata={"help": "Highest learning rate of the re-training."})
     batch_size: int = field(default=8, metadata={"help": "Queries in a step of the re-training."})
     negatives: int = field(default=7, metadata={"help": "Negatives of each query in the re-training."})
-    seed: int = field(default=0, metadata={"help": "Of everything that is drawn."})
+    seed: int = field(default=0, metadata={"help": "Seed of everything that is drawn."})
+
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that lies beside the weights of other models among the baselines."}
+    )
+
+    def __post_init__(self) -> None:
+        self.model = resolve_model(self.model)
 
     @property
     def retraining(self) -> Retraining | None:
         """How to re-train, or None."""
         if self.train_steps is None and self.train_seconds is None:
             return None
+        from mice_st.research.laboratory.experiment import Retraining
+
         return Retraining(
             self.train_steps, self.train_seconds, self.learning_rate, self.batch_size, self.negatives, self.seed
         )
@@ -72,7 +83,23 @@ class MaskOptions:
 
 @errors_only()
 def run_mask(options: MaskOptions) -> None:
-    """Run the experiments, print their tables, and write results.json and the pictures."""
+    """Run the experiments, print their tables, and write results.json and the pictures.
+
+    Raises:
+        ValueError: If the model is no plain cross-encoder.
+    """
+    if model_kind(options.model) == "mice":
+        raise ValueError(f"model: {options.model} is MICE already; mask takes a plain cross-encoder")
+    import torch
+    import transformers
+
+    from mice_st.evaluation.plots import plot_readable_segments
+    from mice_st.research.laboratory.baselines import check_baselines, measure_baselines
+    from mice_st.research.laboratory.equivalence import check_conversion, measure_conversion
+    from mice_st.research.laboratory.experiment import load_experiment
+    from mice_st.research.laboratory.ladder import count_layers, ladder_steps
+    from mice_st.research.masking import SEGMENTS
+
     transformers.utils.logging.disable_progress_bar()
     layers = count_layers(options.model)
     fusion_layer = layers // 2 if options.fusion_layer is None else options.fusion_layer
@@ -112,7 +139,9 @@ def run_mask(options: MaskOptions) -> None:
     common = (experiment, options.retraining)
     if options.baselines:
         folder = output / "baselines"
-        made = measure_baselines(options.model, options.baselines, *common, folder, options.max_length)
+        made = measure_baselines(
+            options.model, options.baselines, *common, folder, options.max_length, options.trust_remote_code
+        )
         print_baselines(keep("baselines", made))
     if options.convert:
         converted = measure_conversion(options.model, fusion_layer, *common, output, options.max_length)
@@ -122,6 +151,8 @@ def run_mask(options: MaskOptions) -> None:
 
 def measure(options: MaskOptions, steps: list[str], experiment: Experiment) -> list[dict[str, Any]]:
     """``measure_ladder`` with the options of the command."""
+    from mice_st.research.laboratory.ladder import measure_ladder
+
     return measure_ladder(
         options.model, steps, experiment, options.retraining, Path(options.output) / "models", options.max_length
     )
@@ -135,6 +166,9 @@ def sweep(options: MaskOptions, layers: int, full: float, experiment: Experiment
     Raises:
         ValueError: If the model has fewer than three layers.
     """
+    from mice_st.evaluation.plots import plot_fusion_layers
+    from mice_st.research.laboratory.ladder import recommend_fusion_layer
+
     if layers < 3:
         raise ValueError(f"sweep_fusion_layer: a model of {layers} layers has no fusion layer with two layers above it")
     steps = [f"mask3-l{layer}" for layer in range(1, layers - 1)]
@@ -145,7 +179,7 @@ def sweep(options: MaskOptions, layers: int, full: float, experiment: Experiment
     print("\nfusion layer  nDCG@10")
     for layer, figure in ndcg.items():
         print(f"{layer:>12}  {figure:7.4f}{'  <- recommended' if layer == recommended else ''}")
-    print(f"The highest within {options.tolerance} of the best: --contextualization_layers {recommended}")
+    print(f"The highest within {options.tolerance} of the best: --contextualization-layers {recommended}")
     return {"ndcg@10": ndcg, "recommended": recommended, "tolerance": options.tolerance}
 
 
@@ -184,6 +218,8 @@ def print_conversion(rows: list[dict[str, Any]]) -> None:
     Raises:
         ValueError: If it is not.
     """
+    from mice_st.research.laboratory.equivalence import LARGEST_DIFFERENCE
+
     print(f"\n{'conversion':<14}  largest score difference  nDCG@10  against mask3  bytes/token  ms/query")
     for row in rows:
         change = row["ndcg@10"] - rows[0]["ndcg@10"]
@@ -196,3 +232,14 @@ def print_conversion(rows: list[dict[str, Any]]) -> None:
     if difference >= LARGEST_DIFFERENCE:
         raise ValueError(f"convert: the conversion is not without loss: a score differs by {difference:.2e}")
     print(f"Without loss: the largest difference of a score is {difference:.1e}, below {LARGEST_DIFFERENCE:.0e}")
+
+
+def existing_results(options: MaskOptions) -> str | None:
+    """Name the results of an earlier run."""
+    return existing_files(Path(options.output) / "results.json")
+
+
+def saved_results(options: MaskOptions) -> str | None:
+    """Name the results so far."""
+    path = Path(options.output) / "results.json"
+    return f"the experiments that were finished are in {path}" if path.is_file() else None

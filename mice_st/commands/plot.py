@@ -1,22 +1,14 @@
-"""``mice-st plot``: quality against time and against storage, of the systems of one or several evaluations."""
+"""The command ``mice-st plot``."""
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from mice_st.evaluation.plots import plot_quality_and_cost
-from mice_st.evaluation.tables import MAIN_METRIC
-from mice_st.files import read_json
+from mice_st.commands.checks import existing_files
 
-PICTURES = {
-    "ms_per_query": ("quality_by_time.png", "milliseconds per query, documents encoded beforehand where a model can"),
-    "bytes_per_token": ("quality_by_bytes.png", "bytes stored for each token of a document"),
-}
-POINTS_FILE = "quality.csv"
-COLUMNS = ("system", "kind", "group", MAIN_METRIC, *PICTURES)
+FILES = ("quality_by_time.png", "quality_by_bytes.png", "quality.csv")
 
 
 @dataclass
@@ -25,68 +17,23 @@ class PlotOptions:
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("results",)
 
-    results: list[str] = field(metadata={"help": "JSON files of mice-st evaluate --suite dev, over the same sets."})
+    results: list[str] = field(
+        metadata={"help": "JSON files of mice-st evaluate --suite dev, over the same sets.", "metavar": "FILE"}
+    )
     output: str = field(
-        default="docs", metadata={"help": f"Folder for quality_by_time.png, quality_by_bytes.png and {POINTS_FILE}."}
+        default="docs",
+        metadata={"help": f"Folder for {', '.join(FILES)}.", "metavar": "FOLDER"},
     )
 
 
 def run_plot(options: PlotOptions) -> None:
     """Draw, and print the names of the files."""
-    for path in plot(options):
+    from mice_st.evaluation.quality_and_cost import plot
+
+    for path in plot([Path(name) for name in options.results], Path(options.output)):
         print(path)
 
 
-def plot(options: PlotOptions) -> list[Path]:
-    """Draw both pictures, a panel for each group of sets, and write their points.
-
-    Returns:
-        The files.
-
-    Raises:
-        FileNotFoundError: If a file of results is missing.
-        ImportError: If matplotlib is not installed; the message names the extra.
-        ValueError: If a file holds no costs, was measured on other sets than the first, or has another figure for the same system; names it.
-    """
-    points = read_points([Path(name) for name in options.results])
-    output = Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
-    written = [output / POINTS_FILE]
-    with written[0].open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(points)
-    groups = dict.fromkeys(point["group"] for point in points)
-    panels = {f"mean {group}": [point for point in points if point["group"] == group] for group in groups}
-    for cost, (name, label) in PICTURES.items():
-        plot_quality_and_cost(panels, cost, f"{label} (logarithmic)", output / name)
-        written.append(output / name)
-    return written
-
-
-def read_points(paths: list[Path]) -> list[dict[str, Any]]:
-    """A point for each system and group of sets, keys as in ``COLUMNS``; ``plot`` says what is refused."""
-    points: dict[tuple[str, str], dict[str, Any]] = {}
-    sets: Any = None
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"results: there is no file {path}")
-        results = read_json(path)
-        measured = [(entry["name"], entry["queries"]) for entry in results["sets"]]
-        depth = results["options"]["top_k"]
-        if sets not in (None, (depth, measured)):
-            raise ValueError(f"{path}: measured on other sets, queries or candidates than {paths[0]}")
-        sets = (depth, measured)
-        for system in results["systems"]:
-            if "ms_per_query" not in system:
-                raise ValueError(
-                    f"{path}: {system['name']} has no times; run mice-st evaluate --suite dev with --time_queries again"
-                )
-            for group, figures in system["groups"].items():
-                key = (system["name"], group)
-                point = {"system": system["name"], "group": group, MAIN_METRIC: figures[MAIN_METRIC]}
-                point |= {name: system[name] for name in ("kind", *PICTURES)}
-                if key in points and points[key][MAIN_METRIC] != point[MAIN_METRIC]:
-                    raise ValueError(f"{path}: {system['name']} has another figure {group} than in an earlier file")
-                points[key] = point
-    return list(points.values())
+def existing_pictures(options: PlotOptions) -> str | None:
+    """Name the first of the files that is there."""
+    return existing_files(*(Path(options.output) / name for name in FILES))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import transformers
+from mice_st.loading import DEFAULT_MODEL, load_cross_encoder, model_kind, resolve_model
 
-from mice_st.cross_encoder import MiceCrossEncoder
-from mice_st.data.collection import read_corpus
-from mice_st.loading import DEFAULT_MODEL, resolve_model
-from mice_st.states.store import open_store
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
 
 
 @dataclass
@@ -23,17 +21,29 @@ class RankOptions:
         ValueError: If a number is below 1, there are both documents and a store or neither, or flags contradict each other.
     """
 
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("query",)
+
     query: str = field(metadata={"help": "The query."})
     model: str = field(
-        default=DEFAULT_MODEL, metadata={"help": "Folder or Hub id of a MICE model, or a released model's name."}
+        default=DEFAULT_MODEL,
+        metadata={
+            "help": "Folder, Hub id or released model's name of MICE; with --documents also of another cross-encoder.",
+            "metavar": "MODEL",
+        },
     )
     documents: str | None = field(
         default=None,
-        metadata={"help": "File of one text per line, JSON Lines, or a BEIR folder; - reads standard input."},
+        metadata={
+            "help": "File of one text per line, JSON Lines, or a BEIR folder; - reads standard input.",
+            "metavar": "FILE",
+        },
     )
-    store: str | None = field(default=None, metadata={"help": "Store of document states, in place of documents."})
+    store: str | None = field(
+        default=None, metadata={"help": "Store of document states, in place of documents.", "metavar": "STORE"}
+    )
     ids: list[str] | None = field(
-        default=None, metadata={"help": "Documents of the store to rank (default: what the first stage finds)."}
+        default=None,
+        metadata={"help": "Documents of the store to rank (default: what the first stage finds).", "metavar": "ID"},
     )
     first_stage: Literal["bm25", "pooled", "both"] | None = field(
         default=None,
@@ -42,12 +52,16 @@ class RankOptions:
             "(default: both for a model with the pooled residual, otherwise bm25)."
         },
     )
-    candidates: int = field(default=100, metadata={"help": "Documents that the first stage is to find."})
+    candidates: int = field(default=100, metadata={"help": "Documents of the store that the first stage finds."})
     long_documents: Literal["cut", "passages"] = field(
         default="cut", metadata={"help": "Cut long texts, or score overlapping passages and take the best."}
     )
-    top_k: int = field(default=10, metadata={"help": "Documents to print."})
+    top_k: int = field(default=10, metadata={"help": "Documents to print, best first."})
     json: bool = field(default=False, metadata={"help": "Print one JSON object per document instead of a table."})
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run code that lies beside the weights of another cross-encoder; MICE never needs it."},
+    )
 
     def __post_init__(self) -> None:
         for name in ("top_k", "candidates"):
@@ -66,6 +80,8 @@ class RankOptions:
 
 def run_rank(options: RankOptions) -> None:
     """Rank and print, best first."""
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     ranking = _rank_texts(options) if options.store is None else _rank_store(options, options.store)
     for place, entry in enumerate(ranking, start=1):
@@ -80,21 +96,37 @@ def run_rank(options: RankOptions) -> None:
 
 def _rank_texts(options: RankOptions) -> list[dict[str, Any]]:
     """Rank the texts of a file."""
+    from mice_st.data.collection import read_corpus
+
     documents = list(read_corpus(options.documents or ""))
     if not documents:
         raise ValueError(f"{options.documents}: there are no documents")
-    ranking = MiceCrossEncoder(options.model).rank(
-        options.query,
-        [document.text for document in documents],
-        top_k=options.top_k,
-        passages=options.long_documents == "passages",
-    )
+    model = _load(options)
+    passages = {"passages": True} if options.long_documents == "passages" else {}
+    ranking = model.rank(options.query, [document.text for document in documents], top_k=options.top_k, **passages)
     found = [(entry["score"], documents[entry["corpus_id"]]) for entry in ranking]
     return [{"score": score, "id": document.id, "text": document.text} for score, document in found]
 
 
+def _load(options: RankOptions) -> CrossEncoder:
+    """MICE, or another cross-encoder where documents are cut as it cuts them.
+
+    Raises:
+        ValueError: If it is neither, or another cross-encoder is asked for passages.
+    """
+    kind = model_kind(options.model)
+    if kind not in ("mice", "cross_encoder"):
+        raise ValueError(f"model: {options.model} is of the kind {kind}; rank takes MICE or another cross-encoder")
+    if kind != "mice" and options.long_documents != "cut":
+        raise ValueError(f"long_documents: {options.model} is not MICE, and only MICE scores passages")
+    return load_cross_encoder(options.model, trust_remote_code=options.trust_remote_code)
+
+
 def _rank_store(options: RankOptions, path: str) -> list[dict[str, Any]]:
     """Rank the documents of a store."""
+    from mice_st.cross_encoder import MiceCrossEncoder
+    from mice_st.states.engines import open_store
+
     with open_store(path, None, read_only=True) as store:
         ranking = MiceCrossEncoder(options.model).rank(
             options.query,

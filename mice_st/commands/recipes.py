@@ -9,7 +9,7 @@ A file without ``[[steps]]`` holds the fields of one ``TrainingRecipe``. Otherwi
     [[steps]]
     name = "start"
     command = "convert"
-    source = "all-MiniLM-L6-v2"
+    model = "all-MiniLM-L6-v2"
 
     [[steps]]
     name = "distilled"
@@ -29,13 +29,15 @@ import shutil
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mice_st.commands.checks import check_options
+from mice_st.commands.parser import parse_flags, read_flags
+from mice_st.commands.registry import COMMANDS, load_reference
 from mice_st.files import read_json, write_json
-from mice_st.hub.files import RECIPE_FILE
-from mice_st.training.checkpoints import is_complete, list_checkpoints, with_defaults
+from mice_st.training.flat import as_flat, with_defaults
 
 MODEL_COMMANDS = ("convert", "train", "merge")  # their output is a model folder, which keeps the recipe that made it
 FILE_COMMANDS = {"mine": ".jsonl", "label": ".jsonl", "evaluate": ".json"}  # their output is a file of this kind
@@ -73,18 +75,22 @@ def run_recipe(path: str, flags: Sequence[str] = ()) -> None:
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read, a step names an unknown command, flag or step, or was done with other options before.
     """
-    from mice_st.commands.main import COMMANDS, load_reference
+    from mice_st.hub.files import RECIPE_FILE
 
     output, steps = read_recipe(path, flags)
     is_first = int(os.environ.get("RANK", "0")) == 0
+    if is_first:
+        _claim(output)
     for number, step in enumerate(steps, start=1):
         marker = output / MARKERS / f"{step.name}.json"
-        wanted = {"command": step.command, "options": asdict(step.options)}
+        wanted = {"command": step.command, "options": as_flat(step.options)}
         if marker.is_file():
             _check_same(marker, wanted, step)
             continue
         if is_first:
             print(f"Step {number} of {len(steps)}: {step.name} ({step.command})", flush=True)
+        # What an interrupted run of this recipe left in its own folder may be overwritten.
+        check_options(step.command, step.options, overwrite=Path(step.options.output).is_relative_to(output))
         function = load_reference(COMMANDS[step.command].function)
         if step.command == "train":
             function(go_on(step.options))
@@ -98,6 +104,26 @@ def run_recipe(path: str, flags: Sequence[str] = ()) -> None:
                 shutil.copyfile(path, Path(step.options.output) / RECIPE_FILE)
         while not marker.is_file():  # the first process is still at it; where it fails, torchrun ends this one too
             time.sleep(0.2)
+
+
+def _claim(output: Path) -> None:
+    """Make the folder of markers, or refuse a folder that no recipe made.
+
+    Raises:
+        FileExistsError: If the output holds files and no markers.
+    """
+    of_a_run = (output / MARKERS, output / "checkpoints")  # the latter of a training that was started by flags
+    if output.exists() and not any(folder.is_dir() for folder in of_a_run) and any(output.iterdir()):
+        raise FileExistsError(f"output: {output} holds files that no recipe made; give another output")
+    (output / MARKERS).mkdir(parents=True, exist_ok=True)
+
+
+def saved_steps(path: str, flags: Sequence[str] = ()) -> str:
+    """Name the steps that are done, for a run that was interrupted."""
+    output, steps = read_recipe(path, flags)
+    done = [step.name for step in steps if (output / MARKERS / f"{step.name}.json").is_file()]
+    finished = f"the steps {', '.join(done)} are done" if done else "no step is done"
+    return f"{finished} in {output}, the same command goes on from there"
 
 
 def read_recipe(path: str, flags: Sequence[str] = ()) -> tuple[Path, list[Step]]:
@@ -163,8 +189,6 @@ def _read_step(
     used: set[str],
 ) -> Step:
     """One step: what the file shares, what the step says, what the command line says, each over the one before."""
-    from mice_st.commands.main import COMMANDS, load_reference, parse_flags
-
     own = dict(step)
     name, command = own.pop("name"), own.pop("command", "train")
     if command not in STEP_COMMANDS:
@@ -173,12 +197,14 @@ def _read_step(
         )
     share = own.pop("limit_share", 1.0)
     options_class = load_reference(COMMANDS[command].options)
-    known = {item.name for item in fields(options_class)}
-    chosen = {key: _words(value) for key, value in shared.items() if key in known}
-    chosen |= {key: _words(value) for key, value in own.items()}
-    for key, words in flags.items():
-        if key in known:
-            used.add(key)
+    # A name of an earlier version stands for today's.
+    known = {name: flag.name for flag in read_flags(options_class).values() for name in (flag.name, *flag.aliases)}
+    chosen = {known[key]: _words(value) for key, value in shared.items() if key in known}
+    chosen |= {known.get(key, key): _words(value) for key, value in own.items()}
+    for given, words in flags.items():
+        if given in known:
+            used.add(given)
+            key = known[given]
             chosen[key] = [str(max(1, round(int(words[0]) * share)))] if key == "limit" else _words(list(words))
     arguments = []
     for key, words in chosen.items():
@@ -235,12 +261,15 @@ def _group_flags(flags: Sequence[str]) -> dict[str, list[str]]:
 
 def _refuse_unused(flags: Mapping[str, Any], used: set[str]) -> None:
     if unknown := sorted(flags.keys() - used):
-        raise ValueError(f"unknown flags {', '.join(f'--{name}' for name in unknown)}: no step of the recipe has them")
+        options = (f"--{name.replace('_', '-')}" for name in unknown)
+        raise ValueError(f"no step of the recipe has the flags {', '.join(options)}")
 
 
 def _check_same(marker: Path, wanted: dict[str, Any], step: Step) -> None:
     before = read_json(marker)
-    options = with_defaults(type(step.options), before.get("options", {}))
+    names = {alias: flag.name for flag in read_flags(type(step.options)).values() for alias in flag.aliases}
+    written = {names.get(name, name): value for name, value in before.get("options", {}).items()}
+    options = with_defaults(type(step.options), written)
     if before.get("command") == wanted["command"] and options == wanted["options"]:
         return
     changed = [name for name, value in wanted["options"].items() if options.get(name) != value]
@@ -251,6 +280,8 @@ def _check_same(marker: Path, wanted: dict[str, Any], step: Step) -> None:
 
 def go_on(recipe: Any) -> Any:
     """The recipe, told to resume where a cut-off run has left a complete checkpoint."""
+    from mice_st.training.checkpoints import is_complete, list_checkpoints
+
     checkpoints = Path(recipe.output) / "checkpoints"
     found = list_checkpoints(checkpoints)
     processes = int(os.environ.get("WORLD_SIZE", "1"))

@@ -22,35 +22,19 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
 from transformers.utils import logging
 
+from mice_st.conversion.key_tables import KEY_TABLES, KeyTable, Origin
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.model_folder import write_hub_folder
-from mice_st.modeling.backbones import backbone_of
-from mice_st.modeling.bert_backbones import BertBackbone, Origin
-from mice_st.modeling.configuration_mice import MiceConfig
-from mice_st.modeling.inputs import count_pair_separators
+from mice_st.modeling.configuration_mice import MiceConfig, facts_of, lower_layers, positions_of
 from mice_st.modeling.modeling_mice import MiceForSequenceClassification
+from mice_st.modeling.st_mice import check_tokenizer, count_pair_separators
 
 logger = logging.get_logger(__name__)
-
-# What Mask3 leaves of a cross-encoder beside its layers (arXiv 2602.16299), as fields of MiceConfig. A cross-encoder that
-# runs under Mask3-l, its document at positions from 0, scores as its conversion with l contextualisation layers, with
-# these fields, document_states="per_layer" and interaction_attention="joint" does.
-MASK3_FRAME: dict[str, Any] = {
-    "query_attends_cls": False,
-    "cls_attends_document": False,
-    "query_attends_document_sep": False,
-    "contextualization_attends_cls": False,
-    "sep_attends_itself_alone": True,
-    "document_cls": False,
-    "document_token_type": 1,
-}
 
 # Scale of the pooled residual beside the MaxSim residual's 20. Of 2, 4, 6 and 8, each with several match bonuses and document shares,
 # it is within .0004 of the best mean nDCG@10 over seven development collections, and better than that one on covidqa, where BM25 is
 # strong (all-MiniLM-L6-v2, before any training, see docs/choices.md).
 POOLED_BESIDE_MAX_SIM = 4.0
-
-SHARED = tuple(f".cross_attention.{part}.{kind}" for part in ("key", "value") for kind in ("weight", "bias"))
 
 
 @dataclass(frozen=True)
@@ -84,19 +68,19 @@ class _Source:
     max_length: int | None = None
 
     @property
-    def kind(self) -> BertBackbone:
-        """What is particular to this type of backbone."""
-        return backbone_of(self.config)
+    def keys(self) -> KeyTable:
+        """The names of this type of checkpoint."""
+        return KEY_TABLES[self.config.model_type]
 
     @property
     def head(self) -> dict[str, str]:
         """Module of the head -> its origin in this checkpoint."""
         if not self.classifier:
-            return self.kind.encoder_head
-        has_classifier = f"{self.kind.cross_encoder_head['classifier']}.weight" in self.classifier
+            return self.keys.encoder_head
+        has_classifier = f"{self.keys.cross_encoder_head['classifier']}.weight" in self.classifier
         return {
             name: origin
-            for name, origin in self.kind.cross_encoder_head.items()
+            for name, origin in self.keys.cross_encoder_head.items()
             if has_classifier or name != "classifier"
         }
 
@@ -145,9 +129,11 @@ def convert(
         raise ValueError(f"MiceConfig has no field {unknown}; known are {sorted(known)}.")
     read = _read_source(str(source))
     config, seeds = _plan(read, contextualization_layers, interaction_layers, config_fields)
+    check_tokenizer(read.tokenizer, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MiceForSequenceClassification(config)
+        # Whatever the default dtype of the process is.
+        model: Any = MiceForSequenceClassification._from_config(config, dtype=torch.float32)
         if model.query_projection is not None and model.document_projection is not None:
             # One orthogonal map on both sides: cosines of narrow states start near those of wide ones.
             torch.nn.init.orthogonal_(model.document_projection.weight)
@@ -167,7 +153,7 @@ def _read_source(source: str) -> _Source:
     if not Path(source).exists() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise FileNotFoundError(f"{source}: there is no such folder")  # transformers would call it a bad Hub id
     config = AutoConfig.from_pretrained(source)
-    backbone_of(config).check(config)
+    facts_of(config)
     tokenizer = AutoTokenizer.from_pretrained(source)
     if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
         raise ValueError(f"{source}: the tokenizer has no [CLS] or no [SEP] token.")
@@ -175,7 +161,7 @@ def _read_source(source: str) -> _Source:
     architecture = (config.architectures or [""])[0]
     is_embedding_model = load_file_path(source, "modules.json") is not None
     is_classifier = architecture.endswith("ForSequenceClassification")
-    is_headed = architecture in backbone_of(config).pretrained_with_head and not is_embedding_model
+    is_headed = architecture in KEY_TABLES[config.model_type].pretrained_with_head and not is_embedding_model
     loader = AutoModelForSequenceClassification if is_classifier or is_headed else AutoModel
     labels = {"num_labels": 1} if is_headed else {}
     model, info = loader.from_pretrained(source, output_loading_info=True, dtype=torch.float32, **labels)
@@ -238,8 +224,8 @@ def _plan(
             f"interaction_layers: {len(seeds)} layers from {seeds} do not fit a backbone of {depth} layers, "
             f"{below} of which contextualise; ask for fewer, or name them."
         )
-    backbone = read.kind.keep_layers(read.config, below)
-    positions = read.kind.positions(backbone)
+    backbone = lower_layers(read.config, below)
+    positions = positions_of(backbone)
     defaults = {
         "pooled_residual": read.pooling is not None,
         "pooling": read.pooling or "mean",
@@ -248,10 +234,17 @@ def _plan(
         "document_max_length": min(read.max_length or 512, positions),
         "cls_token_id": read.tokenizer.cls_token_id,
         "sep_token_id": read.tokenizer.sep_token_id,
+        "unk_token_id": read.tokenizer.unk_token_id,
         "pair_separators": count_pair_separators(read.tokenizer),
     }
-    own = fields.get("document_contextualization_layers")
-    defaults |= read.kind.fields_from_layers(read.config, seeds, own)
+    if seeds and min(seeds) < read.keys.lowest_seed:
+        raise ValueError(
+            f"interaction_layers: layer 0 of {read.config.model_type!r} has no attention norm, choose among those above."
+        )
+    if facts_of(read.config).has_layer_types:  # layers are of the types of those that they copy
+        own = fields.get("document_contextualization_layers")
+        defaults["interaction_layer_types"] = [read.config.layer_types[layer] for layer in seeds]
+        defaults["document_layer_types"] = None if own is None else read.config.layer_types[:own]
     return MiceConfig(backbone_config=backbone, interaction_layers=len(seeds), **defaults | fields), seeds
 
 
@@ -270,16 +263,16 @@ def _place(model: MiceForSequenceClassification, read: _Source, seeds: list[int]
         raise ValueError(f"The source lacks {missing}.")
     if astray := sorted(set(wanted) - set(target)):
         raise ValueError(f"MICE has no place for {[wanted[key][0] for key in astray]} of the source.")
-    droppable = [read.kind.layers, "pooler."]
+    droppable = [read.keys.layers, "pooler."]
     droppable += [origin for name, origin in read.head.items() if is_narrow or name.startswith("pooler")]
     droppable += read.classifier if is_narrow else []
     dropped = sorted(set(tensors) - used)
     unknown = [key for key in dropped if not key.startswith(tuple(droppable))]
-    unknown += [key for key in read.unread if not key.startswith(read.kind.droppable)]
+    unknown += [key for key in read.unread if not key.startswith(read.keys.droppable)]
     if unknown:
         raise ValueError(f"Left over of the source: {unknown}.")
     fresh = [key for key in target if key not in wanted]
-    known = ["classifier.", "pooled_residual_log_scale", "match_residual.", "max_sim_residual.", "global_cls"]
+    known = ["classifier.", "pooled_residual_log_scale", "max_sim_residual.", "global_cls"]
     if is_narrow:
         known += ["pooler.", "final_norm.", "query_projection.", "document_projection."]
     if is_narrow or not seeds:
@@ -287,14 +280,14 @@ def _place(model: MiceForSequenceClassification, read: _Source, seeds: list[int]
     new = (".exact_match.", ".lexical_bias")
     if lost := [key for key in fresh if not key.startswith(tuple(known)) and not any(part in key for part in new)]:
         raise ValueError(f"The source has nothing for {lost}.")
-    copies = {key: _share_heads(part.of(tensors[name]), key, model.config) for key, (name, part) in wanted.items()}
+    copies = {key: part.of(tensors[name]) for key, (name, part) in wanted.items()}
     model.load_state_dict(copies, strict=False)
     return ConversionReport({key: name for key, (name, _) in wanted.items()}, fresh, dropped + read.unread)
 
 
 def _contextualization(read: _Source, config: MiceConfig) -> Iterator[tuple[str, str]]:
     """Each tensor of the contextualisation layers, and the tensor of the source that it is a copy of."""
-    prefix, own = read.kind.layers, config.document_contextualization_layers
+    prefix, own = read.keys.layers, config.document_contextualization_layers
     for key in read.backbone:
         layer = int(key.removeprefix(prefix).split(".")[0]) if key.startswith(prefix) else -1
         if key.rpartition(".")[0] in {"pooler.dense", *read.head.values()}:
@@ -305,20 +298,12 @@ def _contextualization(read: _Source, config: MiceConfig) -> Iterator[tuple[str,
             yield f"document_backbone.{key}", key
 
 
-def _share_heads(tensor: Tensor, name: str, config: MiceConfig) -> Tensor:
-    """Keys and values of the cross-attention, ``(h, ...)``: where heads of queries share a head, the mean of their own."""
-    if config.key_value_heads == config.interaction_heads or not name.endswith(SHARED):
-        return tensor
-    groups = tensor.unflatten(0, (config.key_value_heads, config.interaction_heads // config.key_value_heads, -1))
-    return groups.mean(1).flatten(0, 1)
-
-
 def _origins(read: _Source, seeds: list[int], config: MiceConfig) -> dict[str, Origin]:
     """Module above the contextualisation layers -> where it comes from; cross-attention starts as self-attention."""
     origins = {}
     for place, layer in enumerate(seeds):
-        for name, origin in read.kind.layer_tensors.items():
-            origin = origin._replace(module=f"{read.kind.layers}{layer}.{origin.module}")
+        for name, origin in read.keys.layer_tensors.items():
+            origin = origin._replace(module=f"{read.keys.layers}{layer}.{origin.module}")
             block, _, part = name.partition(".")
             if block != "self_attention" or config.query_self_attention:
                 origins[f"interaction.{place}.{name}"] = origin

@@ -1,4 +1,4 @@
-"""What each system of an evaluation costs: milliseconds per query, and bytes for each token of a stored document.
+"""The costs of each system of an evaluation: milliseconds per query, and bytes for each token of a stored document.
 
 Times are taken query by query, all systems taking turns at each query, so that a busy moment of the machine hits all of them alike. They
 are never kept: the same evaluation again reads its figures from the cache and takes the times anew.
@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from tqdm.auto import tqdm
 
 from mice_st.evaluation.reranking import encode_candidates, rank_candidates
 from mice_st.evaluation.suites import CandidateSet
@@ -30,7 +29,7 @@ VECTOR_BYTES = 2
 
 @dataclass
 class _Spent:
-    """What was measured of one system so far."""
+    """Times and sizes of one system so far."""
 
     milliseconds: list[float] = field(default_factory=list)
     stored_bytes: int = 0
@@ -43,36 +42,42 @@ class _Spent:
         }
 
 
-def measure_costs(
-    systems: Sequence[System], suite: Sequence[CandidateSet], queries: int, seed: int, batch_size: int
-) -> dict[str, dict[str, float | None]]:
-    """Time every system on the same queries, documents encoded beforehand where the model can.
-
-    The models of all systems are in memory at the same time.
+class Costs:
+    """Times every system on the same queries, documents encoded beforehand where the model can.
 
     Args:
-        systems: What to time. A first stage has no costs here.
-        suite: The sets.
         queries: Queries of each set, drawn with ``seed`` from those with candidates; one more warms up and does not count.
         seed: Of the drawing.
         batch_size: Pairs or texts computed at a time.
-
-    Returns:
-        Name of the system -> ``ms_per_query`` (median over all queries of all sets; from the text of the query to the ranking) and
-        ``bytes_per_token`` (of a stored document; a bi-encoder's vector shared out to the document's tokens; None where nothing is stored).
     """
-    models = {system.source: system.load() for system in {system.source: system for system in systems}.values()}
-    spent = {system.name: _Spent() for system in systems if models[system.source] is not None}
-    timed = [system for system in systems if system.name in spent]
-    with tqdm(total=len(suite), desc="Timing", unit="set", delay=2, leave=False) as progress:
-        for entry in suite if timed else ():
-            _measure_set(timed, models, entry, _draw(entry, queries, seed), batch_size, spent)
-            progress.update()
-    return {system.name: spent.get(system.name, _Spent()).costs() for system in systems}
+
+    def __init__(self, queries: int, seed: int, batch_size: int) -> None:
+        self._queries, self._seed, self._batch_size = queries, seed, batch_size
+        self._spent: dict[str, _Spent] = {}
+
+    def measure(self, systems: Sequence[System], models: Mapping[str, Any], entry: CandidateSet) -> None:
+        """Let the systems take turns at some queries of a set.
+
+        Args:
+            systems: What to time. A first stage has no costs here.
+            models: Source of each system -> its model, all in memory at the same time; None for a first stage.
+            entry: The set.
+        """
+        timed = [system for system in systems if models[system.source] is not None]
+        spent = {system.name: self._spent.setdefault(system.name, _Spent()) for system in timed}
+        if timed:
+            _measure_set(timed, models, entry, _draw(entry, self._queries, self._seed), self._batch_size, spent)
+
+    def of(self, system: System) -> dict[str, float | None]:
+        """``ms_per_query`` (median over all queries of all sets; from the text of the query to the ranking) and ``bytes_per_token``.
+
+        The latter is of a stored document; a bi-encoder's vector is shared out to the document's tokens; None where nothing is stored.
+        """
+        return self._spent.get(system.name, _Spent()).costs()
 
 
 def describe_timing(queries: int) -> dict[str, Any]:
-    """What the times were taken under.
+    """The conditions that times are taken under.
 
     Args:
         queries: Queries of each set.

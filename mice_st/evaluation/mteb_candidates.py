@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,37 +13,16 @@ from typing import Any
 from mice_st.data.first_stage import Run, read_run
 from mice_st.evaluation.mteb_model import import_mteb
 from mice_st.evaluation.mteb_tasks import SuiteTask, hash_collection
-from mice_st.evaluation.suites import cached_candidates, cached_run
+from mice_st.evaluation.suites import CandidateSet, cached_candidates, cached_run
+from mice_st.evaluation.systems import BM25_NAME
 
 logger = logging.getLogger(__name__)
 
-BM25_NAME = "bm25"
 RUN_SUFFIX = ".trec"
 
 
-@dataclass(frozen=True)
-class TaskCandidates:
-    """What is re-ranked.
-
-    Attributes:
-        run: Query id -> document id -> score of the first stage, best first; every judged query is there, without documents if nothing
-            was found for it.
-        first_stage: Where they come from, for reports.
-        key: Hash of texts, judgements and candidates. Scores are found again by it, so never for other candidates.
-    """
-
-    run: Run
-    first_stage: str
-    key: str
-
-    @property
-    def queries_without(self) -> list[str]:
-        """Queries without any candidate; they score 0 and count in every mean."""
-        return [query_id for query_id, found in self.run.items() if not found]
-
-
-def find_candidates(entry: SuiteTask, first_stage: str, top_k: int, cache: Path) -> TaskCandidates:
-    """Find what is to be re-ranked, or read it from ``cache`` where it was found before.
+def find_candidates(entry: SuiteTask, first_stage: str, top_k: int, cache: Path) -> CandidateSet:
+    """Find the candidates of a task, or read them from ``cache`` where they were found before.
 
     Args:
         entry: The task. Candidates that it brings along are taken as they are, whatever the first stage.
@@ -52,6 +30,10 @@ def find_candidates(entry: SuiteTask, first_stage: str, top_k: int, cache: Path)
             stemming) or an embedding model, a run file in TREC format, or a folder with ``<task>.trec`` for each task.
         top_k: Candidates of a query at most.
         cache: Folder for runs.
+
+    Returns:
+        The task as a set: every judged query is there, without documents if nothing was found for it. A query that is a document of the
+        corpus itself, as in some tasks, is no candidate of its own where mteb does not count it.
 
     Raises:
         FileNotFoundError: If the folder has no run file for this task.
@@ -78,23 +60,31 @@ def find_candidates(entry: SuiteTask, first_stage: str, top_k: int, cache: Path)
         path = cache / "candidates" / f"{collection.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
         run = cached_run(path, key, lambda: search_with(entry, model, top_k))
     depth = None if entry.candidates is not None else top_k
-    checked = {query_id: dict(list(run.get(query_id, {}).items())[:depth]) for query_id in collection.qrels}
+    checked = {
+        query_id: {
+            item: score
+            for item, score in list(run.get(query_id, {}).items())[:depth]
+            if not (entry.task.ignore_identical_ids and item == query_id)
+        }
+        for query_id in collection.qrels
+    }
     _check(entry, checked)
-    digest = hashlib.sha256(content.encode())
+    digest = hashlib.sha256(f"{collection.name}/{content}".encode())
     for query_id in sorted(checked):
         digest.update(json.dumps([query_id, list(checked[query_id])]).encode())
-    found = TaskCandidates(checked, first_stage, digest.hexdigest())
-    if len(found.queries_without) == len(checked):
+    made = CandidateSet(entry.group, collection, checked, digest.hexdigest(), first_stage)
+    without = made.queries_without_candidates
+    if len(without) == len(checked):
         raise ValueError(f"{collection.name}: {first_stage} has no candidate for any query")
-    if found.queries_without:
+    if without:
         logger.warning(
             "%s: %d of %d queries have no candidates and score 0; the first: %r",
             collection.name,
-            len(found.queries_without),
+            len(without),
             len(checked),
-            found.queries_without[0],
+            without[0],
         )
-    return found
+    return made
 
 
 def search_with(entry: SuiteTask, model: Any, top_k: int) -> Run:

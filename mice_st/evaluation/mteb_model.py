@@ -1,34 +1,27 @@
 """MICE as a model of mteb: every candidate encoded once, queries streamed past its states.
 
-mteb drives what defines ``predict`` pair by pair, and would encode a document once for each query that it is a candidate of. This class
+mteb drives a model with ``predict`` pair by pair, and would encode a document once for each query that it is a candidate of. This class
 offers mteb's ``SearchProtocol`` alone (``index`` and ``search``); scores are those of mteb's stock wrapper around ``CrossEncoder``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 
-from mice_st.cross_encoder import MiceCrossEncoder, make_progress_bar
-from mice_st.evaluation.reranking import QUERIES_AT_ONCE
-from mice_st.evaluation.vectors import DOCUMENTS_AT_ONCE
+from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.evaluation.blocks import TOKENS_AT_ONCE, rank_in_blocks
 from mice_st.loading import load_model, model_hash, short_name
-from mice_st.states.memory import MemoryStates
-
-# Tokens whose states are in memory at once: 1.6 GB at a width of 384 in float32.
-TOKENS_AT_ONCE = 2**20
 
 
 class MiceSearch:
     """Re-ranks mteb's candidates with MICE.
 
-    The states of at most ``tokens_at_once`` tokens are in memory. Where the candidates of a task have more, they are taken in turns: each
-    document is still encoded once, and the queries, which are short, once for each turn.
+    The states of at most ``tokens_at_once`` tokens are in memory, see ``rank_in_blocks``.
 
     Args:
         model: The model.
@@ -51,7 +44,7 @@ class MiceSearch:
 
         Args:
             corpus: Rows with ``id``, ``text`` and perhaps ``title``.
-            **_: What mteb also passes.
+            **_: Further arguments of mteb.
         """
         self._corpus = corpus
 
@@ -75,7 +68,7 @@ class MiceSearch:
             encode_kwargs: ``batch_size`` and ``show_progress_bar``.
             top_ranked: Query id -> ids of its candidates.
             num_proc: Processes that read the texts.
-            **_: What mteb also passes.
+            **_: Further arguments of mteb.
 
         Returns:
             Query id -> document id -> score, a query without candidates with none.
@@ -90,74 +83,22 @@ class MiceSearch:
                 f"task {task_metadata.name}: MICE re-ranks and needs candidates; give the task those of a first stage"
             )
         query_ids = list(queries["id"])
-        rows = _candidate_rows(query_ids, top_ranked, list(self._corpus["id"]))
-        read = {"task_metadata": task_metadata, "num_proc": num_proc, "batch_size": encode_kwargs.get("batch_size", 32)}
+        batch_size = encode_kwargs.get("batch_size", 32)
+        candidates = {query_id: list(top_ranked.get(query_id, ())) for query_id in query_ids}
+        rows = _candidate_rows(candidates, list(self._corpus["id"]))
+        read = {"task_metadata": task_metadata, "num_proc": num_proc, "batch_size": batch_size}
         query_texts = _read_texts(queries, is_query=True, **read)
-        # Equal texts under several ids are one document.
-        places: dict[str, int] = {}
-        document_of = {}
-        for row, text in zip(
-            rows.values(), _read_texts(self._corpus.select(rows.values()), False, **read), strict=True
-        ):
-            document_of[row] = places.setdefault(text, len(places))
-        wanted = [
-            np.array([document_of[rows[item]] for item in top_ranked.get(query_id, ())], np.int64)
-            for query_id in query_ids
-        ]
-        scores = [np.full(len(documents), np.nan, np.float32) for documents in wanted]
-        show = encode_kwargs.get("show_progress_bar")
-        for states in self._blocks_of_states(list(places), show):
-            self._score_block(query_texts, wanted, states, scores, encode_kwargs.get("batch_size", 32), show)
-        return {
-            query_id: dict(zip(top_ranked.get(query_id, ()), found.tolist(), strict=True))
-            for query_id, found in zip(query_ids, scores, strict=True)
-        }
-
-    def _blocks_of_states(self, texts: list[str], show: bool | None) -> Iterator[MemoryStates]:
-        """Encode every text once; the keys of the states are places in ``texts``."""
-        # Like lengths together: batches are hardly padded.
-        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
-        states, tokens = MemoryStates(self.codec), 0
-        with make_progress_bar(len(order), "Encoding documents", show) as progress:
-            for start in range(0, len(order), DOCUMENTS_AT_ONCE):
-                chunk = order[start : start + DOCUMENTS_AT_ONCE]
-                encoded = self.model.encode_documents([texts[place] for place in chunk], show_progress_bar=False)
-                for place, document in zip(chunk, encoded, strict=True):
-                    states.put(str(place), document)
-                    tokens += len(document.input_ids)
-                progress.update(len(chunk))
-                if tokens >= self.tokens_at_once:
-                    yield states
-                    states, tokens = MemoryStates(self.codec), 0
-        if states:
-            yield states
-
-    def _score_block(
-        self,
-        queries: list[str],
-        wanted: list[np.ndarray],
-        states: MemoryStates,
-        scores: list[np.ndarray],
-        batch_size: int,
-        show: bool | None,
-    ) -> None:
-        """Fill in the scores of the documents that the block holds, some queries at a time."""
-        held = {int(place) for place in states}
-        with make_progress_bar(len(queries), "Re-ranking", show) as progress:
-            for start in range(0, len(queries), QUERIES_AT_ONCE):
-                chunk = range(start, min(start + QUERIES_AT_ONCE, len(queries)))
-                cells = [
-                    (query, column)
-                    for query in chunk
-                    for column, place in enumerate(wanted[query].tolist())
-                    if place in held
-                ]
-                pairs: list[Any] = [(queries[query], states[str(wanted[query][column])]) for query, column in cells]
-                if pairs:
-                    found = self.model.predict(pairs, batch_size=batch_size, show_progress_bar=False)
-                    for (query, column), score in zip(cells, np.asarray(found), strict=True):
-                        scores[query][column] = score
-                progress.update(len(chunk))
+        texts = _read_texts(self._corpus.select(rows.values()), is_query=False, **read)
+        return rank_in_blocks(
+            self.model,
+            dict(zip(query_ids, query_texts, strict=True)),
+            dict(zip(rows, texts, strict=True)),
+            candidates,
+            [self.codec],
+            batch_size,
+            self.tokens_at_once,
+            encode_kwargs.get("show_progress_bar"),
+        )[self.codec]
 
 
 def load(name: str, revision: str | None = None, **kwargs: Any) -> MiceSearch:
@@ -180,7 +121,7 @@ def load(name: str, revision: str | None = None, **kwargs: Any) -> MiceSearch:
 
 
 def make_model_meta(model: Any, name: str, revision: str | None, codec: str = "fp32", **fields: Any) -> Any:
-    """What mteb wants to know about a model.
+    """Describe a model to mteb.
 
     Args:
         model: A model of sentence-transformers.
@@ -256,14 +197,12 @@ def import_mteb() -> Any:
     return mteb
 
 
-def _candidate_rows(
-    query_ids: list[str], top_ranked: dict[str, Sequence[str]], document_ids: list[str]
-) -> dict[str, int]:
+def _candidate_rows(candidates: dict[str, list[str]], document_ids: list[str]) -> dict[str, int]:
     """Document id -> row of the corpus, of all candidates, in the order of the corpus."""
-    wanted = {item for query_id in query_ids for item in top_ranked.get(query_id, ())}
-    rows = {item: row for row, item in enumerate(document_ids) if item in wanted}
-    for query_id in query_ids if len(rows) < len(wanted) else ():
-        for item in top_ranked.get(query_id, ()):
+    needed = {item for documents in candidates.values() for item in documents}
+    rows = {item: row for row, item in enumerate(document_ids) if item in needed}
+    for query_id, documents in candidates.items() if len(rows) < len(needed) else ():
+        for item in documents:
             if item not in rows:
                 raise ValueError(f"candidates of query {query_id!r}: document {item!r} is not in the corpus")
     return rows

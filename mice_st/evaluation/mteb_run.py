@@ -10,14 +10,15 @@ from typing import Any
 
 from mice_st.data.first_stage import Run
 from mice_st.evaluation.metrics import RunMetrics, evaluate_run
-from mice_st.evaluation.mteb_candidates import TaskCandidates, run_mteb
+from mice_st.evaluation.mteb_candidates import run_mteb
 from mice_st.evaluation.mteb_model import import_mteb
 from mice_st.evaluation.mteb_tasks import SuiteTask
+from mice_st.evaluation.suites import CandidateSet
 
 
 @dataclass(frozen=True)
 class TaskMeasurement:
-    """What one system reached on one task.
+    """The figures of one system on one task.
 
     Attributes:
         figures: Our metrics, over all judged queries.
@@ -62,13 +63,13 @@ class FixedRun:
         return {query_id: dict(self._run.get(query_id, {})) for query_id in queries["id"]}
 
 
-def measure(entry: SuiteTask, candidates: TaskCandidates, model: Any, batch_size: int = 64) -> TaskMeasurement:
+def measure(entry: SuiteTask, candidates: CandidateSet, model: Any, batch_size: int = 64) -> TaskMeasurement:
     """Let a system re-rank the candidates of a task.
 
     Args:
         entry: The task.
-        candidates: What is re-ranked.
-        model: A ``MiceSearch``, a ``FixedRun``, or what else ``mteb.evaluate`` takes.
+        candidates: The task's candidates.
+        model: A ``MiceSearch``, a ``FixedRun``, or anything else that ``mteb.evaluate`` takes.
         batch_size: Pairs or texts computed at a time.
 
     Raises:
@@ -78,7 +79,7 @@ def measure(entry: SuiteTask, candidates: TaskCandidates, model: Any, batch_size
     result, run = run_mteb(entry, model, batch_size)
     missing = [
         (query_id, document_id)
-        for query_id, found in candidates.run.items()
+        for query_id, found in candidates.candidates.items()
         for document_id in found
         if document_id not in run.get(query_id, {})
     ]
@@ -88,18 +89,23 @@ def measure(entry: SuiteTask, candidates: TaskCandidates, model: Any, batch_size
             f"{entry.collection.name}: {len(missing)} candidates were not scored; the first: query {query_id!r}, "
             f"document {document_id!r}"
         )
+    # In some tasks the queries themselves are documents of the corpus, which mteb scores and does not count.
+    run = {
+        query_id: {item: score for item, score in run[query_id].items() if item in documents}
+        for query_id, documents in candidates.candidates.items()
+        if query_id in run
+    }
     qrels = entry.collection.qrels
-    counted = _as_mteb_counts(entry, run)
     perfect = {
-        query_id: {item: float(qrels[query_id].get(item, 0)) for item in scores} for query_id, scores in counted.items()
+        query_id: {item: float(qrels[query_id].get(item, 0)) for item in scores} for query_id, scores in run.items()
     }
     ranked = {query_id: dict(sorted(scores.items(), key=lambda item: -item[1])) for query_id, scores in run.items()}
     return TaskMeasurement(
-        evaluate_run(qrels, counted), evaluate_run(qrels, perfect), json.loads(result.model_dump_json()), ranked
+        evaluate_run(qrels, run), evaluate_run(qrels, perfect), json.loads(result.model_dump_json()), ranked
     )
 
 
-def rerank_only(entry: SuiteTask, candidates: TaskCandidates) -> None:
+def rerank_only(entry: SuiteTask, candidates: CandidateSet) -> None:
     """Make a task of mteb re-rank these candidates, through mteb's own door for it."""
     if entry.candidates is not None:
         return
@@ -111,12 +117,12 @@ def rerank_only(entry: SuiteTask, candidates: TaskCandidates) -> None:
             subset: {
                 entry.split: {
                     query_id: {item: -place for place, item in enumerate(found)}
-                    for query_id, found in candidates.run.items()
+                    for query_id, found in candidates.candidates.items()
                 }
             },
         }
         (Path(folder) / entry.task.prediction_file_name).write_text(json.dumps(predictions), encoding="utf-8")
-        deepest = max(len(found) for found in candidates.run.values())
+        deepest = max(len(found) for found in candidates.candidates.values())
         entry.task.convert_to_reranking(folder, top_k=deepest)
 
 
@@ -129,13 +135,3 @@ def main_score(entry: SuiteTask, result: dict[str, Any]) -> float:
 def to_task_result(result: dict[str, Any]) -> Any:
     """The dictionary of a measurement as mteb's ``TaskResult``."""
     return import_mteb().TaskResult.from_dict(result)
-
-
-def _as_mteb_counts(entry: SuiteTask, run: Run) -> Run:
-    """The run without what mteb does not count: in some tasks the queries themselves are documents of the corpus."""
-    if not entry.task.ignore_identical_ids:
-        return run
-    return {
-        query_id: {item: score for item, score in scores.items() if item != query_id}
-        for query_id, scores in run.items()
-    }

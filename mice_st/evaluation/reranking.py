@@ -7,19 +7,16 @@ from typing import Any, TypeAlias
 
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.evaluation import BaseEvaluator
-from tqdm.auto import tqdm
 
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Collection
 from mice_st.data.first_stage import Run
+from mice_st.evaluation.blocks import DOCUMENTS_AT_ONCE, QUERIES_AT_ONCE, progress_bar, rank_in_blocks
 from mice_st.evaluation.metrics import RunMetrics, evaluate_run
-from mice_st.evaluation.vectors import DOCUMENTS_AT_ONCE, encode_vectors, rank_by_vectors
+from mice_st.evaluation.vectors import encode_vectors, rank_by_vectors
 from mice_st.states.fingerprint import fingerprint_of
+from mice_st.states.identity import Fingerprint
 from mice_st.states.memory import MemoryStates
-from mice_st.states.store import Fingerprint
-
-# Queries scored together: equal lengths find each other, and the memory stays bounded.
-QUERIES_AT_ONCE = 16
 
 Reranker: TypeAlias = CrossEncoder | SentenceTransformer | MultiVectorEncoder
 
@@ -124,6 +121,31 @@ class RerankingEvaluator(BaseEvaluator):
         return encode_candidates(model, *shared, [self.codec], self.batch_size, self.show_progress_bar)[self.codec]
 
 
+def rerank(
+    model: Reranker,
+    collection: Collection,
+    candidates: Mapping[str, Iterable[str]],
+    codecs: Sequence[str],
+    batch_size: int = 64,
+) -> dict[str, Run]:
+    """Score candidates with a model of any kind, each document encoded once where the model can.
+
+    Args:
+        model: The model.
+        collection: Texts.
+        candidates: Query id -> document ids, or a run.
+        codecs: How MICE's states are kept; other models have the same scores under each.
+        batch_size: Pairs scored, or texts encoded, at a time.
+
+    Returns:
+        Codec -> query id -> document id -> score, best first.
+    """
+    if isinstance(model, MiceCrossEncoder):
+        return rank_in_blocks(model, collection.queries, collection.corpus, candidates, codecs, batch_size)
+    encoded = encode_candidates(model, collection, candidates, codecs[:1], batch_size)[codecs[0]]
+    return dict.fromkeys(codecs, rank_candidates(model, collection, candidates, encoded, batch_size))
+
+
 def encode_candidates(
     model: Reranker,
     collection: Collection,
@@ -152,7 +174,7 @@ def encode_candidates(
         return dict(encoded)
     wanted = {item for documents in candidates.values() for item in documents}
     order = sorted(wanted, key=lambda item: (len(collection.corpus[item]), item))
-    with _progress(len(order), "Encoding documents", "document", show_progress_bar) as progress:
+    with progress_bar(len(order), "Encoding documents", "document", show_progress_bar) as progress:
         for start in range(0, len(order), DOCUMENTS_AT_ONCE):
             chunk = order[start : start + DOCUMENTS_AT_ONCE]
             texts = [collection.corpus[item] for item in chunk]
@@ -188,7 +210,7 @@ def rank_candidates(
         return rank_by_vectors(model, batch_size, collection, candidates, encoded)
     run: Run = {}
     query_ids = list(candidates)
-    with _progress(len(query_ids), "Re-ranking", "query", show_progress_bar) as progress:
+    with progress_bar(len(query_ids), "Re-ranking", "query", show_progress_bar) as progress:
         for start in range(0, len(query_ids), QUERIES_AT_ONCE):
             chunk = query_ids[start : start + QUERIES_AT_ONCE]
             pairs: list[Any] = [
@@ -203,14 +225,3 @@ def rank_candidates(
                 run[query_id] = dict(sorted(scored.items(), key=lambda item: -item[1]))
             progress.update(len(chunk))
     return run
-
-
-def _progress(total: int, description: str, unit: str, show_progress_bar: bool | None) -> tqdm:
-    return tqdm(
-        total=total,
-        desc=description,
-        unit=unit,
-        leave=False,
-        delay=0 if show_progress_bar else 2,
-        disable=show_progress_bar is False,
-    )

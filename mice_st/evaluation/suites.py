@@ -1,4 +1,4 @@
-"""Which collections an evaluation suite is made of, and the candidates that its systems re-rank.
+"""Sets of collections and the candidates that systems re-rank, and the suites that this package reads by itself.
 
 A suite is an entry in ``SUITES``. The sets of ``dev`` are what choices are made on: nothing else may decide how a released model is made.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from mice_st.data.collection import Collection
 from mice_st.data.first_stage import BM25, Run
 from mice_st.data.sources import load_collection
+from mice_st.evaluation.systems import BM25_NAME
 from mice_st.files import read_json, write_json
 
 IN_DOMAIN = "in domain"
@@ -59,14 +60,21 @@ class CandidateSet:
     Attributes:
         group: What its figures are averaged with.
         collection: Texts, queries and judgements.
-        candidates: BM25's best documents of each query.
-        key: Hash of texts, queries, judgements and depth.
+        candidates: Query id -> document id -> score of the first stage, best first.
+        key: Hash of texts, queries, judgements and candidates. Figures are found again by it, so never for other candidates.
+        first_stage: Where the candidates come from, for reports.
     """
 
     group: str
     collection: Collection
     candidates: Run
     key: str
+    first_stage: str = BM25_NAME
+
+    @property
+    def queries_without_candidates(self) -> list[str]:
+        """Judged queries without any candidate; they score 0 and count in every mean."""
+        return [query_id for query_id in self.collection.qrels if not self.candidates.get(query_id)]
 
 
 def load_suite(

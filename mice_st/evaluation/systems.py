@@ -1,4 +1,4 @@
-"""What an evaluation compares: each system re-ranks the same candidates, whatever kind of model it is."""
+"""The systems of an evaluation: each re-ranks the same candidates, whatever kind of model it is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class System:
         source: Folder or Hub id of the model, or ``"bm25"``.
         kind: ``"mice"``, ``"cross_encoder"``, ``"bi_encoder"``, ``"colbert"`` or ``"bm25"``.
         codec: How MICE keeps document states; None for any other kind.
-        identity: What two systems with the same figures have in common: hash of the model's files, and the codec.
+        identity: Equal for systems with the same figures: hash of the model's files, longest text, and codec.
         load: Loads the model; gives None for ``"bm25"``, which has none.
     """
 
@@ -35,7 +35,11 @@ class System:
 
 
 def list_systems(
-    models: list[str], codecs: list[str], device: str | None = None, max_length: int | None = None
+    models: list[str],
+    codecs: list[str],
+    device: str | None = None,
+    max_length: int | None = None,
+    trust_remote_code: bool = False,
 ) -> list[System]:
     """The systems of a list of models; MICE appears once for each codec.
 
@@ -44,6 +48,7 @@ def list_systems(
         codecs: How MICE's document states are kept.
         device: Where models compute; None takes the best there is.
         max_length: Longest document or pair, in tokens.
+        trust_remote_code: Whether code beside the weights of models is run.
 
     Raises:
         FileNotFoundError: If there is no such model.
@@ -60,7 +65,7 @@ def list_systems(
         if any(system.name.split("@")[0] == name for system in systems):
             name = model  # two folders of one name are told apart by their paths
         identity = f"{model_hash(model)}/{max_length}"
-        load = partial(load_model, model, device, max_length)
+        load = partial(load_model, model, device, max_length, trust_remote_code)
         kind = model_kind(model)
         if kind != "mice":
             systems.append(System(name, model, kind, None, identity, load))

@@ -11,8 +11,7 @@ from tqdm.auto import tqdm
 
 from mice_st.data.collection import Collection
 from mice_st.data.first_stage import Run
-
-DOCUMENTS_AT_ONCE = 1024
+from mice_st.evaluation.blocks import DOCUMENTS_AT_ONCE
 
 
 @torch.inference_mode()

@@ -124,7 +124,7 @@ def verify_folder(
     problems = compare_files(folder, record)
     if not problems and not trust_remote_code:
         problems = [
-            f"code {name} is not that of the installed mice-st, so nothing was loaded; --trust_remote_code true runs it"
+            f"code {name} is not that of the installed mice-st, so nothing was loaded; --trust-remote-code runs it"
             for name in _foreign_code(folder) + _foreign_references(folder)
         ]
     differences: dict[str, float] = {}

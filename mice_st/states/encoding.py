@@ -20,9 +20,10 @@ from tqdm.auto import tqdm
 from mice_st.data.collection import Document, OnError, read_corpus
 
 from .fingerprint import fingerprint_of, module_of
+from .identity import content_hash
 from .passages import check_overlap
 from .shards import EncodedShard, ShardWorkers, encode_shard
-from .store import Store, content_hash
+from .store import Store
 
 SHARD_DOCUMENTS = 128
 SHARD_CHARACTERS = 250_000  # about 55,000 tokens, 80 MB of float32 states at a width of 384
@@ -30,7 +31,7 @@ SHARD_CHARACTERS = 250_000  # about 55,000 tokens, 80 MB of float32 states at a 
 
 @dataclass
 class EncodeReport:
-    """What encoding a corpus did.
+    """Counts of one run of ``encode_corpus``.
 
     Attributes:
         documents: Documents read from the corpus.
@@ -179,7 +180,7 @@ def _cut_into_shards(documents: Iterable[Document], shard_documents: int) -> Ite
 
 
 def document_hash(text: str, overlap: int | None) -> str:
-    """What a stored document is compared by: its text, and the overlap of its passages where it may have several."""
+    """Hash that a stored document is compared by: of its text, and the overlap of its passages where it may have several."""
     return content_hash(text) + ("" if overlap is None else f"+{overlap}")
 
 

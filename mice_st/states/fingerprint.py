@@ -10,20 +10,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from .store import Fingerprint
+from .identity import Fingerprint
 
 if TYPE_CHECKING:
     from mice_st.modeling.st_mice import MiceTransformer
-
-# Choices of MICE that change states without changing a weight; the backbone names its own.
-_DOCUMENT_CHOICES = (
-    "document_layer_types",
-    "document_states",
-    "document_cls",
-    "document_token_type",
-    "contextualization_attends_cls",
-    "sep_attends_itself_alone",
-)
 
 # Model or tokenizer -> (what it looked like, its hash): hashing 90 MB of weights takes longer than ranking.
 _known: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
@@ -64,30 +54,99 @@ def fingerprint_of(model: Any, codec: str, prompt: str = "") -> Fingerprint:
 
 def _weights_hash(model: Any) -> str:
     """SHA-256 over the tensors that documents pass through, and choices that change states; computed again after training."""
-    tensors = _document_tensors(model)
-    backbone = model.config.backbone_config
-    choices = [getattr(backbone, name) for name in ("model_type", *model.config.backbone.state_choices)]
-    choices += [getattr(model.config, name) for name in _DOCUMENT_CHOICES]
-    if model.config.document_states == "per_layer":
-        choices.append(model.config.interaction_layer_types)
-    look = (*choices, *((name, tensor.data_ptr(), tensor._version) for name, tensor in tensors.items()))
+    config, backbone = model.config, model.config.backbone_config
+    choices = [getattr(backbone, name) for name in ("model_type", *config.facts.state_choices)]
+    choices += [config.document_layer_types, config.document_states]
+    # Mask3's frame, as the four fields that it was when stores began to be bound to it.
+    choices += [not config.mask3_frame, config.document_token_type, not config.mask3_frame, config.mask3_frame]
+    if config.document_states == "per_layer":
+        choices.append(config.interaction_layer_types)
+    tensors: dict[str, Tensor] = {}
+    for part, module in model.document_modules().items():
+        _collect(module, f"{part}.", tensors, choices)
+    look = (json.dumps(choices), *((name, *_identity(tensor)) for name, tensor in tensors.items()))
     if _known.get(model, (None, ""))[0] == look:
         return _known[model][1]
     digest = hashlib.sha256(json.dumps(choices, sort_keys=True).encode())
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        _update(digest, name, tensors[name].detach())
     _known[model] = (look, digest.hexdigest())
     return digest.hexdigest()
 
 
-def _document_tensors(model: Any) -> dict[str, Tensor]:
-    return {
-        f"{part}.{name}": tensor
-        for part, module in model.document_modules().items()
-        for name, tensor in module.state_dict(keep_vars=True).items()
-    }
+def _collect(module: Any, prefix: str, tensors: dict[str, Tensor], choices: list[Any]) -> None:
+    """Put the tensors that a module computes from into ``tensors``, by name, and settings beside them into ``choices``.
+
+    Of adapters (peft) those count that are active and enabled, with their scale; a model without any, or with all of them
+    disabled, gives what the bare model gives.
+    """
+    if hasattr(module, "modules_to_save") and hasattr(
+        module, "original_module"
+    ):  # a module that was trained as a whole
+        active = next((name for name in module.active_adapters if name in module.modules_to_save), None)
+        is_original = active is None or module.disable_adapters
+        _collect(module.original_module if is_original else module.modules_to_save[active], prefix, tensors, choices)
+        return
+    if hasattr(module, "base_layer") and hasattr(module, "adapter_layer_names"):  # LoRA and its like
+        _collect_adapter(module, prefix, tensors, choices)
+        return
+    hook = getattr(module, "_hf_hook", None)
+    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if tensor is None or name in module._non_persistent_buffers_set:
+            continue
+        if tensor.device.type == "meta":  # accelerate offloaded it
+            offloaded = getattr(hook, "weights_map", None)
+            if offloaded is None:
+                raise ValueError(
+                    f"{prefix}{name} has no values here (device meta): stores need a model with its weights."
+                )
+            tensor = offloaded[name]
+        tensors[f"{prefix}{name}"] = tensor
+    for name, child in module._modules.items():
+        if child is not None:
+            _collect(child, f"{prefix}{name}.", tensors, choices)
+
+
+def _collect_adapter(module: Any, prefix: str, tensors: dict[str, Tensor], choices: list[Any]) -> None:
+    """The layer below an adapter, and of its adapters those that are active and not merged into it."""
+    _collect(module.base_layer, prefix, tensors, choices)
+    names = (
+        []
+        if module.disable_adapters
+        else [name for name in module.active_adapters if name not in module.merged_adapters]
+    )
+    for place, adapter in enumerate(names):
+        for kind in module.adapter_layer_names:
+            parts = getattr(module, kind, None)
+            if parts is None or adapter not in parts:
+                continue
+            if isinstance(parts[adapter], Tensor):
+                tensors[f"{prefix}{kind}.{place}"] = parts[adapter]
+            else:
+                _collect(parts[adapter], f"{prefix}{kind}.{place}.", tensors, choices)
+        scaling = getattr(module, "scaling", {})
+        if adapter in scaling:
+            choices.append([f"{prefix}scaling.{place}", scaling[adapter]])
+
+
+def _identity(tensor: Tensor) -> tuple[int, int]:
+    """Where a tensor lies and how often it was changed: equal ones need not be hashed again."""
+    if hasattr(tensor, "__tensor_flatten__"):  # a quantised weight, which has no memory of its own
+        return id(tensor), tensor._version
+    return tensor.data_ptr(), tensor._version
+
+
+def _update(digest: Any, name: str, tensor: Tensor) -> None:
+    """Hash a tensor's name, dtype, shape and values; of a quantised weight those of its parts."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        parts, settings = tensor.__tensor_flatten__()
+        digest.update(f"{name} {type(tensor).__name__} {settings}".encode())
+        for part in parts:
+            _update(digest, f"{name}.{part}", getattr(tensor, part))
+        return
+    tensor = tensor.cpu().contiguous()
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _tokenizer_hash(tokenizer: Any) -> str:

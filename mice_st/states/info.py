@@ -1,13 +1,13 @@
-"""What a store holds, in figures."""
+"""Figures of a store: documents, tokens, passages, bytes."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .base import StoreBase
 from .codecs import get_codec
-from .store import Fingerprint, Store
+from .identity import Fingerprint
+from .store import Store
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class StoreInfo:
         pooled: Documents stored with their pooled vector.
         state_bytes: Bytes of states and scales.
         file_bytes: Bytes of the store's files, or None for a store that is not on a local disk.
-        fingerprint: What made the states.
+        fingerprint: The model and settings that made the states.
     """
 
     documents: int
@@ -59,7 +59,6 @@ def store_info(store: Store, path: str) -> StoreInfo:
     Raises:
         StoreCorruptError: If a text or pooled vector is damaged.
     """
-    assert isinstance(store, StoreBase)  # both engines are
     made_by = store.fingerprint
     documents = tokens = long = passages = texts = pooled = 0
     for row in store.checked_documents():

@@ -15,8 +15,8 @@ from .errors import (
     StoreNotFoundError,
     StoreReadOnlyError,
 )
+from .identity import Fingerprint
 from .rows import DocumentRow, StateRow
-from .store import Fingerprint
 
 try:
     import lance
@@ -126,23 +126,23 @@ def select_rows(dataset: Any, uri: str, ids: Sequence[str], columns: Mapping[str
     Args:
         dataset: To read from.
         uri: Of the store, for messages.
-        ids: Wanted ones, in any order; unknown ones are left out of the result.
+        ids: In any order; unknown ones are left out of the result.
         columns: Names and the expressions that give them, ``id`` first.
 
     Raises:
         StoreCorruptError: If an id has two rows.
     """
-    found: dict[str, tuple] = {}
-    wanted = sorted(set(ids))
-    for start in range(0, len(wanted), IDS_PER_QUERY):
+    by_id: dict[str, tuple] = {}
+    unique = sorted(set(ids))
+    for start in range(0, len(unique), IDS_PER_QUERY):
         with translated(uri, "reading"):
-            table = dataset.to_table(columns=dict(columns), filter=id_filter(wanted[start : start + IDS_PER_QUERY]))
+            table = dataset.to_table(columns=dict(columns), filter=id_filter(unique[start : start + IDS_PER_QUERY]))
             rows = as_rows(table, list(columns))
         for row in rows:
-            if row[0] in found:
+            if row[0] in by_id:
                 raise StoreCorruptError(f"{uri}: document {row[0]!r} is stored twice")
-            found[row[0]] = row
-    return found
+            by_id[row[0]] = row
+    return by_id
 
 
 def as_table(rows: Sequence[tuple[StateRow, DocumentRow]], fingerprint: Fingerprint) -> Any:

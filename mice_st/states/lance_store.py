@@ -11,12 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from os import PathLike, fspath
-from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from .base import Known, StoreBase, check_ids
-from .errors import StoreCorruptError, StoreError, StoreReadOnlyError, UnknownDocumentError
+from .errors import StoreCorruptError, StoreError, UnknownDocumentError
+from .identity import Fingerprint
 from .lance_files import (
     DOCUMENT_COLUMNS,
     IDS_PER_QUERY,
@@ -32,11 +29,10 @@ from .lance_files import (
     translated,
 )
 from .packed import PackedStates
-from .rows import DocumentRow, Packer, RowFormat, StateRow
-from .store import CompactReport, Fingerprint, PutReport, VerifyReport
-
-if TYPE_CHECKING:
-    from mice_st.modeling.modeling_mice import DocumentStates
+from .put_checks import check_ids
+from .reports import CompactReport, VerifyReport
+from .rows import DocumentRow, Packer, StateRow
+from .store import Change, Entry, Store
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +42,8 @@ RETRY_TIME = timedelta(minutes=10)
 SCAN_ROWS = 256
 
 
-class LanceStore(StoreBase):
-    """Document states in a Lance dataset; see ``mice_st.states.store.Store`` for what each method promises.
+class LanceStore(Store):
+    """Document states in a Lance dataset; ``Store`` documents each method.
 
     There is no lock: writers retry when they conflict, and of two that put the same id the later one wins. What is put waits in memory
     for ``commit``; if that fails it still waits, and ``commit`` may be called again. Open it anew after a fork.
@@ -75,22 +71,17 @@ class LanceStore(StoreBase):
         keep_versions: timedelta = KEEP_VERSIONS,
     ) -> None:
         self.uri = fspath(uri)
-        self.read_only = read_only
+        super().__init__(self.uri, read_only=read_only)
         self._keep_versions = keep_versions
-        self._closed = False
         self._puts: dict[str, tuple[StateRow, DocumentRow]] = {}
         self._deletes: set[str] = set()
         self._dataset = open_dataset(self.uri, None if read_only else fingerprint, storage_options)
-        self._fingerprint = read_fingerprint(self._dataset, self.uri)
-        if fingerprint is not None:
-            self._fingerprint.check(fingerprint)
-        self._format = RowFormat(self._fingerprint)
+        self._bind(read_fingerprint(self._dataset, self.uri), fingerprint)
 
     @contextmanager
     def _lance(self, doing: str) -> Iterator[None]:
         """Let only the store's own exceptions out of a block that uses Lance."""
-        if self._closed:
-            raise ValueError(f"{self.uri}: the store is closed")
+        self._check_open()
         with translated(self.uri, doing):
             yield
 
@@ -103,12 +94,11 @@ class LanceStore(StoreBase):
 
     def _select(self, ids: Sequence[str], columns: Mapping[str, str]) -> dict[str, tuple]:
         """Rows by id as they are on disk; nothing of what waits for a commit."""
-        if self._closed:
-            raise ValueError(f"{self.uri}: the store is closed")
+        self._check_open()
         return select_rows(self._dataset, self.uri, ids, columns)
 
     def get(self, ids: Sequence[str]) -> PackedStates:
-        """States of documents in the order asked for; all from one version."""
+        """States of documents in the order of ``ids``; all from one version."""
         check_ids(ids)
         rows = {id_: self._puts[id_][0] for id_ in ids if id_ in self._puts}
         on_disk = [id_ for id_ in ids if id_ not in rows and id_ not in self._deletes]
@@ -125,8 +115,7 @@ class LanceStore(StoreBase):
             packer.add(rows[id_])
         return packer.packed()
 
-    def _find(self, ids: Sequence[str]) -> list[Known]:
-        """What is known of each id, in order, puts and deletes that wait included."""
+    def _entries(self, ids: Sequence[str]) -> list[Entry]:
         check_ids(ids)
         columns = {
             "id": "id",
@@ -135,16 +124,16 @@ class LanceStore(StoreBase):
             "pooled": "pooled IS NOT NULL",
         }
         stored = self._select(ids, columns)
-        found = []
+        entries = []
         for id_ in ids:
-            known = Known(id_, None, False, False, None)
+            entry = Entry(id_, None, False, False, None)
             if id_ in self._puts:
                 light = self._puts[id_][1]
-                known = Known(id_, light.content_hash, light.text is not None, light.pooled is not None, None)
+                entry = Entry(id_, light.content_hash, light.text is not None, light.pooled is not None, None)
             elif id_ in stored and id_ not in self._deletes:
-                known = Known._make((*stored[id_], None))
-            found.append(known)
-        return found
+                entry = Entry._make((*stored[id_], None))
+            entries.append(entry)
+        return entries
 
     def __len__(self) -> int:
         return sum(1 for _ in self._rows(["id"]))
@@ -179,32 +168,15 @@ class LanceStore(StoreBase):
 
     # Writing
 
-    def put(
-        self,
-        ids: Sequence[str],
-        documents: Sequence[DocumentStates],
-        hashes: Sequence[str],
-        *,
-        texts: Sequence[str] | None = None,
-        pooled: Tensor | None = None,
-    ) -> PutReport:
-        """Add or replace documents; one whose stored hash is equal is left alone. They wait in memory for ``commit``."""
-        self._check_writable()
-        report, changes = self._encode(ids, documents, hashes, texts, pooled)
-        for known, state, light in changes:
-            self._puts[known.id] = (state, light)
-            self._deletes.discard(known.id)
-        return report
+    def _write(self, changes: Sequence[Change]) -> None:
+        for entry, state, document in changes:
+            self._puts[entry.id] = (state, document)
+            self._deletes.discard(entry.id)
 
-    def delete(self, ids: Sequence[str]) -> None:
-        """Remove documents with the next ``commit``; an unknown id removes none."""
-        self._check_writable()
-        unknown = self.missing(ids)
-        if unknown:
-            raise UnknownDocumentError(unknown)
-        for id_ in ids:
-            self._puts.pop(id_, None)
-            self._deletes.add(id_)
+    def _remove(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self._puts.pop(entry.id, None)
+            self._deletes.add(entry.id)
 
     def commit(self) -> None:
         """Make everything put and deleted so far a new version (two, if there is both)."""
@@ -222,12 +194,6 @@ class LanceStore(StoreBase):
                 )
                 self._puts.clear()
             self._dataset.checkout_latest()
-
-    def _check_writable(self) -> None:
-        if self._closed:
-            raise ValueError(f"{self.uri}: the store is closed")
-        if self.read_only:
-            raise StoreReadOnlyError(f"{self.uri}: opened for reading")
 
     def compact(self) -> CompactReport:
         """Merge small files, index the ids, and remove versions older than ``keep_versions``; readers of those would fail."""
@@ -267,8 +233,7 @@ class LanceStore(StoreBase):
                     problems.append(str(error))
         except StoreError as error:
             problems.append(str(error))
-        state_bytes = tokens * self._format.codec.bytes_per_token(self._format.width)
-        return VerifyReport(len(seen), tokens, state_bytes, problems)
+        return self._verify_report(len(seen), tokens, problems)
 
     def close(self) -> None:
         """Let go of the dataset; what is uncommitted is dropped, with a warning. Closing twice is allowed."""

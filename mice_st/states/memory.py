@@ -11,7 +11,7 @@ from torch import Tensor
 from .codecs import get_codec
 
 if TYPE_CHECKING:
-    from mice_st.modeling.modeling_mice import DocumentStates
+    from mice_st.modeling.layers_mice import DocumentStates
 
 
 class MemoryStates(Mapping[str, "DocumentStates"]):
@@ -42,7 +42,7 @@ class MemoryStates(Mapping[str, "DocumentStates"]):
         self._encoded[key] = (payload.clone(), scales, ids, document.states.shape[1])
 
     def __getitem__(self, key: str) -> DocumentStates:
-        from mice_st.modeling.modeling_mice import DocumentStates  # late, as in `packed`
+        from mice_st.modeling.layers_mice import DocumentStates  # late
 
         payload, scales, ids, width = self._encoded[key]
         states = payload if self._codec.dtype.is_floating_point else self._codec.decode(payload, scales, width)

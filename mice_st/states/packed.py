@@ -13,7 +13,7 @@ from torch import Tensor
 from .codecs import Codec, get_codec
 
 if TYPE_CHECKING:
-    from mice_st.modeling.modeling_mice import DocumentStates
+    from mice_st.modeling.layers_mice import DocumentStates
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class PackedStates:
         Raises:
             IndexError: If there is no such document.
         """
-        from mice_st.modeling.modeling_mice import DocumentStates  # late: reading needs no model
+        from mice_st.modeling.layers_mice import DocumentStates  # late: reading needs no model
 
         if not 0 <= index < len(self):
             raise IndexError(f"document {index} of {len(self)}")

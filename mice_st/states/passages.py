@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mice_st.modeling.inputs import check_text
-from mice_st.modeling.interaction import score_documents
-from mice_st.modeling.st_mice import MiceTransformer
-from mice_st.modeling.states import DocumentStates, EncodedTexts
+from mice_st.modeling.interaction_mice import score_documents
+from mice_st.modeling.layers_mice import DocumentStates, EncodedTexts
+from mice_st.modeling.st_mice import MiceTransformer, check_text
 
 from .packed import PackedStates
 
@@ -46,7 +45,11 @@ def _room(module: MiceTransformer) -> int:
 
 
 def tokenize_documents(
-    module: MiceTransformer, texts: Sequence[str], overlap: int | None, names: Sequence[str] | None = None
+    module: MiceTransformer,
+    texts: Sequence[str],
+    overlap: int | None,
+    names: Sequence[str] | None = None,
+    max_length: int | None = None,
 ) -> list[list[list[int]]]:
     """Token ids of each passage of each document.
 
@@ -55,6 +58,7 @@ def tokenize_documents(
         texts: Documents, ``(n,)``.
         overlap: Tokens that neighbouring passages share; None cuts documents at the maximum length instead.
         names: What an error calls each text; its position where it is left out.
+        max_length: Longest document, in tokens, where documents are cut; None takes the config's.
 
     Returns:
         For each document its passages, their special tokens included; all but a document's last have the maximum length.
@@ -63,7 +67,7 @@ def tokenize_documents(
         ValueError: If a text is not a string or holds a lone surrogate; names the text.
     """
     if overlap is None:
-        return [[ids] for ids in module.tokenize_side(texts, "document", names)]
+        return [[ids] for ids in module.tokenize_side(texts, "document", names, max_length)]
     names = [f"document {position}" for position in range(len(texts))] if names is None else names
     for text, name in zip(texts, names, strict=True):
         check_text(text, name)
@@ -71,14 +75,7 @@ def tokenize_documents(
         return []
     before, after = module.model.config.special_tokens("document")
     room = _room(module)
-    rows = module.tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        split_special_tokens=True,
-        verbose=False,
-    )["input_ids"]
+    rows = module.tokenize_texts(texts)
     return [
         [
             [*before, *row[start : start + room], *after]
@@ -93,6 +90,14 @@ def join_passages(passages: Sequence[DocumentStates]) -> DocumentStates:
     if len(passages) == 1:
         return passages[0]
     return DocumentStates(torch.cat([p.states for p in passages]), torch.cat([p.input_ids for p in passages]))
+
+
+def split_passages(document: DocumentStates, sep_token_id: int) -> list[DocumentStates]:
+    """The inverse of ``join_passages``: views of the document's states."""
+    lengths, _ = find_passages(document.input_ids, torch.tensor([len(document)]), sep_token_id)
+    if len(lengths) == 1:
+        return [document]
+    return _split([document], lengths.tolist(), [0] * len(lengths))
 
 
 def find_passages(input_ids: Tensor, lengths: Tensor, sep_token_id: int) -> tuple[Tensor, Tensor]:
@@ -114,7 +119,7 @@ def find_passages(input_ids: Tensor, lengths: Tensor, sep_token_id: int) -> tupl
     return torch.diff(ends, prepend=ends.new_tensor([-1])), owners
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def score_passages(
     model: Any, query: EncodedTexts, documents: Sequence[DocumentStates] | PackedStates, chunk_documents: int
 ) -> Tensor:
@@ -160,7 +165,6 @@ def _split(documents: Sequence[DocumentStates], lengths: Sequence[int], owners: 
     for length, owner in zip(lengths, owners, strict=True):
         start = 0 if owner != last else start
         document, part = documents[owner], slice(start, start + length)
-        keys_values = None if document.keys_values is None else document.keys_values[..., part, :]
-        passages.append(DocumentStates(document.states[part], document.input_ids[part], keys_values))
+        passages.append(DocumentStates(document.states[part], document.input_ids[part]))
         start, last = start + length, owner
     return passages

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mice_st.modeling.modeling_mice import EncodedTexts
+from mice_st.modeling.layers_mice import EncodedTexts
 from mice_st.modeling.st_mice import MiceTransformer
 
 from .errors import UnknownDocumentError
 from .fingerprint import fingerprint_of
 from .passages import score_passages
 from .retrieval import FIRST_STAGES, fuse, search_of
-from .shards import encode_batches
 from .store import Store
 
 READ_DOCUMENTS = 128  # states in memory at once: 50 MB for 512 tokens, 384 wide, float16
@@ -87,7 +86,7 @@ def encode_query(module: MiceTransformer, query: str) -> EncodedTexts:
     """One contextualised query, a batch of one."""
     ids = module.tokenize_side([query], "query", ["the query"])
     module.report_cut_texts()
-    ((_, encoded),) = encode_batches(module, ids, None, module.model.encode_queries)
+    ((_, encoded),) = module.encode_ids(ids, "query")
     return encoded
 
 
@@ -116,7 +115,7 @@ def find_candidates(
     return list(found[0] if len(found) == 1 else fuse(found, count))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def score_store(
     module: MiceTransformer,
     store: Store,
@@ -128,7 +127,7 @@ def score_store(
     """Logits of stored documents, ``(len(ids),)``, float32; see ``rank_store`` for the arguments and errors."""
     if len(ids) > READ_DOCUMENTS and (unknown := store.missing(ids)):
         raise UnknownDocumentError(unknown)  # all of them, before anything is scored
-    scores = torch.empty(len(ids), device=query.states.device)
+    scores = torch.empty(len(ids), device=query.states.device, dtype=torch.float32)
     with tqdm(
         total=len(ids),
         desc="Documents",

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from .codecs import Codec, get_codec
 from .errors import StoreCorruptError
+from .identity import Fingerprint
 from .packed import PackedStates
-from .store import Fingerprint
 
 if TYPE_CHECKING:
-    from mice_st.modeling.modeling_mice import DocumentStates
+    from mice_st.modeling.layers_mice import DocumentStates
 
 
 class StateRow(NamedTuple):
-    """What ranking reads of one document."""
+    """The columns of one document that ranking reads."""
 
     id: str
     content_hash: str
@@ -36,7 +36,7 @@ class StateRow(NamedTuple):
 
 
 class DocumentRow(NamedTuple):
-    """What a first stage reads of one document; ``pooled`` starts with ``e`` for float16 or ``f`` for float32."""
+    """The columns of one document that a first stage reads; ``pooled`` starts with ``e`` for float16 or ``f`` for float32."""
 
     id: str
     content_hash: str
@@ -123,16 +123,16 @@ class RowFormat:
         except UnicodeEncodeError as error:
             raise ValueError(f"document {state.id!r}: its text cannot be written as UTF-8: {error}") from error
 
-    def check_state(self, row: StateRow, wanted: str) -> None:
+    def check_state(self, row: StateRow, id_: str) -> None:
         """Check one row that was read.
 
         Raises:
-            StoreCorruptError: If it is not the row of document ``wanted`` exactly as it was written.
+            StoreCorruptError: If it is not the row of document ``id_`` exactly as it was written.
         """
         try:
             n = row.n_tokens
             sound = (
-                row.id == wanted
+                row.id == id_
                 and n > 0
                 and len(row.input_ids) == 4 * n
                 and len(row.scales) == self._scale_bytes * n
@@ -142,9 +142,7 @@ class RowFormat:
         except (TypeError, ValueError, AttributeError):  # a damaged row may hold any type
             sound = False
         if not sound:
-            raise StoreCorruptError(
-                f"document {wanted!r}: the stored row is damaged (id, lengths or CRC-32 do not match)"
-            )
+            raise StoreCorruptError(f"document {id_!r}: the stored row is damaged (id, lengths or CRC-32 do not match)")
 
     def check_document(self, row: DocumentRow) -> None:
         """Check one light row that was read.

@@ -19,19 +19,12 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers.utils import logging
 
-from mice_st.modeling.inputs import pad_ids
-from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts
+from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.modeling.st_mice import MiceTransformer
 
 from .passages import tokenize_documents
-
-# Padded tokens of one forward pass. On a CPU small batches of like length are fastest: nothing is gained by more rows,
-# and every row of padding costs as much as a token. Other devices want to be filled.
-CPU_BATCH_TOKENS = 1024
-DEVICE_BATCH_TOKENS = 65_536
 
 
 class EncodedShard(NamedTuple):
@@ -60,36 +53,6 @@ class EncodedShard(NamedTuple):
         return [DocumentStates(*pair) for pair in zip(states, input_ids, strict=True)]
 
 
-@torch.inference_mode()
-def encode_batches(
-    module: MiceTransformer,
-    ids: Sequence[list[int]],
-    batch_tokens: int | None,
-    encode: Callable[[Tensor, Tensor], EncodedTexts],
-) -> Iterator[tuple[list[int], EncodedTexts]]:
-    """Encode tokenised texts, longest first.
-
-    Args:
-        module: The model.
-        ids: Token ids of each text.
-        batch_tokens: Upper bound on padded tokens in one forward pass; a longer text goes alone. None takes what suits
-            the device.
-        encode: ``encode_queries`` or ``encode_documents`` of the model.
-
-    Yields:
-        The positions of some texts, and these texts contextualised.
-    """
-    module.eval()
-    if batch_tokens is None:
-        batch_tokens = CPU_BATCH_TOKENS if module.model.device.type == "cpu" else DEVICE_BATCH_TOKENS
-    order = sorted(range(len(ids)), key=lambda position: -len(ids[position]))
-    while order:
-        count = max(1, batch_tokens // len(ids[order[0]]))
-        positions, order = order[:count], order[count:]
-        input_ids, mask = pad_ids([ids[position] for position in positions])
-        yield positions, encode(input_ids.to(module.model.device), mask.to(module.model.device))
-
-
 def encode_shard(
     module: MiceTransformer, texts: Sequence[str], names: Sequence[str], overlap: int | None
 ) -> EncodedShard:
@@ -109,8 +72,10 @@ def encode_shard(
     ids = [passage for document in passages for passage in document]
     starts = [0, *np.cumsum([len(passage) for passage in ids]).tolist()]
     states = np.empty((starts[-1], model.config.state_width), dtype=np.float32)
-    pooled = torch.empty(len(ids), model.config.interaction_width) if model.config.pooled_residual else None
-    for positions, batch in encode_batches(module, ids, None, model.encode_documents):
+    pooled = None
+    if model.config.pooled_residual:
+        pooled = torch.empty(len(ids), model.config.interaction_width, dtype=torch.float32)
+    for positions, batch in module.encode_ids(ids, "document"):
         rows = batch.states.float().cpu().numpy()
         for place, position in enumerate(positions):
             states[starts[position] : starts[position + 1]] = rows[place, : len(ids[position])]

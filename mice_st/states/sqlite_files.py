@@ -24,7 +24,7 @@ from .errors import (
     StoreNotFoundError,
     StoreReadOnlyError,
 )
-from .store import FORMAT_VERSION, Fingerprint
+from .identity import FORMAT_VERSION, Fingerprint
 
 APPLICATION_ID = 0x4D494345  # "MICE"
 BUSY_SECONDS = 30.0

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, LifoQueue
 
-from .base import Known, StoreBase, check_ids
 from .errors import StoreCorruptError, StoreError, UnknownDocumentError
 from .packed import PackedStates
+from .put_checks import check_ids
+from .reports import VerifyReport
 from .rows import DocumentRow, Packer, StateRow
 from .sqlite_files import PAGE_BYTES, connect_reader, translated
-from .store import VerifyReport
+from .store import Entry, Store
 
 PAGE_ROWS = 1000  # light rows read per query by ids(), texts() and pooled()
 FETCH_ROWS = 64  # heavy rows held at once, so that they are checked and copied while in cache
@@ -30,7 +30,7 @@ _GET = """
 SELECT wanted.key, d.key, s.id, s.content_hash, s.n_tokens, s.crc, s.input_ids, s.scales, s.payload
 FROM json_each(?) AS wanted LEFT JOIN documents AS d ON d.id = wanted.value LEFT JOIN states AS s ON s.key = d.key
 """
-_FIND = """
+_ENTRIES = """
 SELECT wanted.value, d.id, d.content_hash, d.text IS NOT NULL, d.pooled IS NOT NULL, d.key
 FROM json_each(?) AS wanted LEFT JOIN documents AS d ON d.id = wanted.value
 """
@@ -44,28 +44,27 @@ FROM json_each(?) AS wanted LEFT JOIN documents AS d ON d.id = wanted.value
 _STATE = "SELECT id, content_hash, n_tokens, crc, input_ids, scales, payload FROM states WHERE key = ?"
 
 
-class SqliteReader(StoreBase):
-    """The reading half of ``SqliteStore``; see ``mice_st.states.store.Store`` for what each method promises.
+class SqliteReader(Store):
+    """The reading half of ``SqliteStore``; ``Store`` documents each method.
 
     Args:
         path: The database.
+        read_only: Whether only to read.
         threads: Threads that read large batches.
     """
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, *, read_only: bool, threads: int) -> None:
+        super().__init__(str(path), read_only=read_only)
         self.path = path
         self.threads = threads
-        self._closed = False
         self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
-        self._writing = threading.RLock()
         self._writer: sqlite3.Connection | None = None
         self._pool: ThreadPoolExecutor | None = None
 
     @contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:
         """A connection for this thread: the writer's own while it holds uncommitted rows, else an idle or a new one."""
-        if self._closed:
-            raise ValueError(f"{self.path}: the store is closed")
+        self._check_open()
         with translated(self.path):
             if self._writer is not None and self._writer.in_transaction:
                 with self._writing:
@@ -117,31 +116,27 @@ class SqliteReader(StoreBase):
         return packer, unknown
 
     def get(self, ids: Sequence[str]) -> PackedStates:
-        """States of documents in the order asked for.
+        """States of documents in the order of ``ids``.
 
         Fewer than 256 documents come from one commit. More are read by threads, and may mix two commits if a writer is at work.
         """
         check_ids(ids)
-        if self._closed:
-            raise ValueError(f"{self.path}: the store is closed")
+        self._check_open()
         parallel = len(ids) >= PARALLEL_IDS and self.threads > 1
         packer, unknown = self._read_by_threads(list(ids)) if parallel else self._read(list(ids))
         if unknown:
             raise UnknownDocumentError(unknown)
         return packer.packed()
 
-    def _find(self, ids: Sequence[str]) -> list[Known]:
-        """What is known of each id, in order."""
+    def _entries(self, ids: Sequence[str]) -> list[Entry]:
         check_ids(ids)
         with self._reader() as connection:
-            found = connection.execute(_FIND, (json.dumps(list(ids), ensure_ascii=False),)).fetchall()
-        known = [Known._make(row[1:]) for row in found]
-        if [row[0] for row in found] != list(ids) or any(
-            k.key is not None and k.id != i for k, i in zip(known, ids, strict=True)
-        ):
+            rows = connection.execute(_ENTRIES, (json.dumps(list(ids), ensure_ascii=False),)).fetchall()
+        if [row[0] for row in rows] != list(ids) or any(row[5] is not None and row[1] != row[0] for row in rows):
             raise StoreCorruptError(f"{self.path}: the index of ids is damaged")
         return [
-            k if k.key is not None else k._replace(id=id_, content_hash=None) for k, id_ in zip(known, ids, strict=True)
+            Entry(id_, None if key is None else content_hash, bool(has_text), bool(has_pooled), key)
+            for id_, _, content_hash, has_text, has_pooled, key in rows
         ]
 
     def __len__(self) -> int:
@@ -167,13 +162,13 @@ class SqliteReader(StoreBase):
             return (row for _, row in self._documents_by_key())
         check_ids(ids)
         with self._reader() as connection:
-            found = connection.execute(_DOCUMENTS_OF, (json.dumps(list(ids), ensure_ascii=False),)).fetchall()
-        unknown = [row[0] for row in found if row[1] is None]
+            rows = connection.execute(_DOCUMENTS_OF, (json.dumps(list(ids), ensure_ascii=False),)).fetchall()
+        unknown = [row[0] for row in rows if row[1] is None]
         if unknown:
             raise UnknownDocumentError(unknown)
-        if [row[1] for row in found] != list(ids):
+        if [row[1] for row in rows] != list(ids):
             raise StoreCorruptError(f"{self.path}: the index of ids is damaged")
-        return (DocumentRow._make(row[1:]) for row in found)
+        return (DocumentRow._make(row[1:]) for row in rows)
 
     def verify(self) -> VerifyReport:
         """Read and check everything: SQLite's own structures, every row's CRC, and that the two tables agree."""
@@ -181,8 +176,8 @@ class SqliteReader(StoreBase):
         documents = tokens = 0
         try:
             with self._reader() as connection:
-                found = [row[0] for row in connection.execute("PRAGMA integrity_check")]
-            problems += [f"SQLite: {line}" for line in found if line != "ok"]
+                lines = [row[0] for row in connection.execute("PRAGMA integrity_check")]
+            problems += [f"SQLite: {line}" for line in lines if line != "ok"]
             if self.path.stat().st_size % PAGE_BYTES:  # SQLite reads the rest of the last page as zeros
                 problems.append("the file ends within a page")
             with self._reader() as connection:
@@ -198,9 +193,7 @@ class SqliteReader(StoreBase):
                     problems.append(str(error))
         except StoreError as error:
             problems.append(str(error))
-        return VerifyReport(
-            documents, tokens, tokens * self._format.codec.bytes_per_token(self._format.width), problems
-        )
+        return self._verify_report(documents, tokens, problems)
 
     def _verify_one(self, key: int, light: DocumentRow) -> int:
         """Tokens of one sound document."""

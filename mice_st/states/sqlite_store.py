@@ -10,18 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from .errors import StoreError, StoreNotFoundError, StoreReadOnlyError, UnknownDocumentError
-from .rows import DocumentRow, RowFormat, StateRow
+from .errors import StoreError, StoreNotFoundError
+from .identity import Fingerprint
+from .reports import CompactReport
+from .rows import DocumentRow, StateRow
 from .sqlite_files import connect, create, lock_writer, read_fingerprint, translated
 from .sqlite_reader import SqliteReader
-from .store import CompactReport, Fingerprint, PutReport
-
-if TYPE_CHECKING:
-    from mice_st.modeling.modeling_mice import DocumentStates
+from .store import Change, Entry
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +25,7 @@ READ_THREADS = 8
 
 
 class SqliteStore(SqliteReader):
-    """Document states in one SQLite file; see ``mice_st.states.store.Store`` for what each method promises.
+    """Document states in one SQLite file; ``Store`` documents each method.
 
     Threads may share a store. A process forked while it is open must open its own.
 
@@ -55,8 +51,7 @@ class SqliteStore(SqliteReader):
         read_only: bool,
         threads: int = READ_THREADS,
     ) -> None:
-        super().__init__(Path(path), threads)
-        self.read_only = read_only
+        super().__init__(Path(path), read_only=read_only, threads=threads)
         if fingerprint is None and not self.path.exists():  # before a lock file would lie beside nothing
             raise StoreNotFoundError(f"{self.path}: there is no store here")
         self._lock = None if read_only else lock_writer(self.path)
@@ -66,31 +61,27 @@ class SqliteStore(SqliteReader):
             self.close()
             raise
 
-    def _open(self, wanted: Fingerprint | None) -> None:
+    def _open(self, expected: Fingerprint | None) -> None:
         with translated(self.path):
             if not self.path.exists():
-                if self.read_only or wanted is None:
+                if self.read_only or expected is None:
                     raise StoreNotFoundError(f"{self.path}: there is no store here")
-                create(self.path, wanted)
+                create(self.path, expected)
             if not self.read_only:
                 self._writer = connect(self.path, "rw")
-                self._fingerprint = read_fingerprint(self._writer, self.path)
+                fingerprint = read_fingerprint(self._writer, self.path)
                 if self._writer.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
                     raise StoreError(f"{self.path}: this file system does not support SQLite's WAL")
             else:
                 with self._reader() as reader:
-                    self._fingerprint = read_fingerprint(reader, self.path)
-        if wanted is not None:
-            self._fingerprint.check(wanted)
-        self._format = RowFormat(self._fingerprint)
+                    fingerprint = read_fingerprint(reader, self.path)
+        self._bind(fingerprint, expected)
 
     @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         """The writer inside a transaction, which is dropped if the block fails."""
-        if self._closed:
-            raise ValueError(f"{self.path}: the store is closed")
-        if self._writer is None:
-            raise StoreReadOnlyError(f"{self.path}: opened for reading")
+        self._check_writable()
+        assert self._writer is not None  # as in every store that is open for writing
         with self._writing, translated(self.path):
             try:
                 if not self._writer.in_transaction:
@@ -101,57 +92,37 @@ class SqliteStore(SqliteReader):
                     self._writer.execute("ROLLBACK")
                 raise
 
-    def put(
-        self,
-        ids: Sequence[str],
-        documents: Sequence[DocumentStates],
-        hashes: Sequence[str],
-        *,
-        texts: Sequence[str] | None = None,
-        pooled: Tensor | None = None,
-    ) -> PutReport:
-        """Add or replace documents; one whose stored hash is equal is left alone."""
-        if self.read_only:
-            raise StoreReadOnlyError(f"{self.path}: opened for reading")
-        with self._writing:
-            report, changes = self._encode(ids, documents, hashes, texts, pooled)
-            if changes:
-                with self._reader() as connection:
-                    highest = connection.execute("SELECT coalesce(max(key), 0) FROM documents").fetchone()[0]
-                free = itertools.count(highest + 1)
-                keys = [next(free) if known.key is None else known.key for known, _, _ in changes]
-                self._write(keys, [state for _, state, _ in changes], [light for _, _, light in changes])
-            return report
-
-    def _write(self, keys: list[int], states: list[StateRow], documents: list[DocumentRow]) -> None:
-        with self._changing() as writer:
-            for table, rows in (("states", states), ("documents", documents)):
+    def _write(self, changes: Sequence[Change]) -> None:
+        with self._reader() as connection:
+            highest = connection.execute("SELECT coalesce(max(key), 0) FROM documents").fetchone()[0]
+        free = itertools.count(highest + 1)
+        keys = [next(free) if change.entry.key is None else change.entry.key for change in changes]
+        tables: dict[str, Sequence[StateRow | DocumentRow]] = {
+            "states": [change.state for change in changes],
+            "documents": [change.document for change in changes],
+        }
+        with self._transaction() as writer:
+            for table, rows in tables.items():
                 marks = ", ".join("?" * (1 + len(rows[0])))
                 writer.executemany(f"DELETE FROM {table} WHERE key = ?", [(key,) for key in keys])
                 writer.executemany(
                     f"INSERT INTO {table} VALUES ({marks})", [(k, *row) for k, row in zip(keys, rows, strict=True)]
                 )
 
-    def delete(self, ids: Sequence[str]) -> None:
-        """Remove documents; an unknown id removes none."""
-        with self._writing:
-            found = self._find(ids)
-            unknown = [known.id for known in found if known.key is None]
-            if unknown:
-                raise UnknownDocumentError(unknown)
-            with self._changing() as writer:
-                for table in ("states", "documents"):
-                    writer.executemany(f"DELETE FROM {table} WHERE key = ?", [(known.key,) for known in found])
+    def _remove(self, entries: Sequence[Entry]) -> None:
+        with self._transaction() as writer:
+            for table in ("states", "documents"):
+                writer.executemany(f"DELETE FROM {table} WHERE key = ?", [(entry.key,) for entry in entries])
 
     def commit(self) -> None:
         """Make everything put and deleted so far durable: it is on the disk when this returns."""
-        with self._changing() as writer:
+        with self._transaction() as writer:
             writer.execute("COMMIT")
 
     def compact(self) -> CompactReport:
         """Rewrite the file without holes and empty the WAL; needs free space for a second copy, and is safe to kill."""
-        if self._writer is None:
-            raise StoreReadOnlyError(f"{self.path}: opened for reading")
+        self._check_writable()
+        assert self._writer is not None
         with self._writing, translated(self.path):
             if self._writer.in_transaction:
                 raise StoreError(f"{self.path}: commit before compacting")

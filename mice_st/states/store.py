@@ -1,4 +1,4 @@
-"""What every store of document states offers, and what binds it to the model that filled it.
+"""The contract of every store of document states, and the half of it that all engines share.
 
 Two engines exist: ``SqliteStore`` (one file, standard library) and ``LanceStore`` (local folder, s3:// or gs://; extra ``lance``). Both
 keep documents by id, guarded by a hash of their content, with a CRC-32 over each row that every read checks.
@@ -6,151 +6,215 @@ keep documents by id, guarded by a hash of their content, with a CRC-32 over eac
 
 from __future__ import annotations
 
-import hashlib
-import json
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from os import PathLike, fspath
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
+import numpy as np
 from torch import Tensor
 
-from .codecs import get_codec
-from .errors import StoreCorruptError, StoreMismatchError
+from .errors import StoreError, StoreReadOnlyError, UnknownDocumentError
+from .identity import Fingerprint
 from .packed import PackedStates
+from .put_checks import check_put
+from .reports import CompactReport, PutReport, VerifyReport
+from .rows import DocumentRow, RowFormat, StateRow, read_pooled, stack_pooled
 
 if TYPE_CHECKING:
-    from mice_st.modeling.modeling_mice import DocumentStates
-
-FORMAT_VERSION = 1
+    from mice_st.modeling.layers_mice import DocumentStates
 
 
-def content_hash(text: str) -> str:
-    """SHA-256 of a document's text, 64 hexadecimal digits: equal texts need not be encoded again."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+class Entry(NamedTuple):
+    """An id in a store's index; ``content_hash`` is None if there is no such document, ``key`` is the engine's own."""
+
+    id: str
+    content_hash: str | None
+    has_text: bool
+    has_pooled: bool
+    key: int | None
 
 
-@dataclass(frozen=True)
-class Fingerprint:
-    """What made the states of a store; two stores with equal fingerprints hold interchangeable states.
+class Change(NamedTuple):
+    """A document to be written: its entry so far, and its new rows."""
 
-    Attributes:
-        weights_sha256: Hash of the weights that documents pass through.
-        tokenizer_sha256: Hash of the tokenizer's definition.
-        layer: Contextualisation layers that the documents went through.
-        max_length: Tokens at which a document is cut.
-        prompt: Text put before each document; empty for none.
-        dtype: Precision the encoder ran in, such as ``float32``.
-        codec: How states are stored, see ``mice_st.states.codecs``.
-        width: Values per token.
-        format_version: Of the rows; a change makes older stores unreadable.
-    """
-
-    weights_sha256: str
-    tokenizer_sha256: str
-    layer: int
-    max_length: int
-    prompt: str
-    dtype: str
-    codec: str
-    width: int
-    format_version: int = FORMAT_VERSION
-
-    def __post_init__(self) -> None:
-        get_codec(self.codec)
-        if self.width < 1:
-            raise ValueError(f"width must be positive, not {self.width}")
-
-    def check(self, wanted: Fingerprint) -> None:
-        """Compare with the fingerprint of what is about to use the store.
-
-        Raises:
-            StoreMismatchError: If any field differs; it names the first one and lists the others.
-        """
-        different = [f.name for f in fields(self) if getattr(self, f.name) != getattr(wanted, f.name)]
-        if different:
-            first = different[0]
-            raise StoreMismatchError(first, getattr(self, first), getattr(wanted, first), different[1:])
-
-    def to_json(self) -> str:
-        """One line of JSON with sorted keys."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, line: str) -> Fingerprint:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            StoreMismatchError: If another version of the format wrote it.
-            StoreCorruptError: If it is no fingerprint.
-        """
-        try:
-            values = json.loads(line)
-            version = values.get("format_version")
-            if version != FORMAT_VERSION:
-                raise StoreMismatchError("format_version", version, FORMAT_VERSION)
-            return cls(**values)
-        except StoreMismatchError:
-            raise
-        except (AttributeError, TypeError, ValueError) as error:
-            raise StoreCorruptError(f"the store's fingerprint cannot be read: {error}") from error
+    entry: Entry
+    state: StateRow
+    document: DocumentRow
 
 
-@dataclass(frozen=True)
-class PutReport:
-    """What one ``put`` did, ids in its order: ``added`` are new, ``changed`` replaced, ``unchanged`` left alone."""
-
-    added: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    unchanged: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What reading the whole store found.
-
-    Attributes:
-        documents: Documents read without a fault.
-        tokens: Their tokens.
-        state_bytes: Bytes of their states and scales.
-        problems: One line per fault; empty for a sound store.
-    """
-
-    documents: int
-    tokens: int
-    state_bytes: int
-    problems: list[str]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.problems
-
-
-@dataclass(frozen=True)
-class CompactReport:
-    """Bytes that the store occupied before and after ``compact``."""
-
-    bytes_before: int
-    bytes_after: int
-
-
-class Store(Protocol):
+class Store(ABC):
     """Documents' frozen states by id.
 
     ``put`` and ``delete`` take effect with ``commit``: until it returns, a crash loses them, and afterwards it does not. A store is also a
     context manager: it commits when the block ends, drops what is uncommitted when it raises, and closes.
+
+    An engine sets ``_fingerprint`` and ``_format`` when it opens, by ``_bind``.
+
+    Args:
+        location: File, folder or address, for messages.
+        read_only: Whether ``put``, ``delete``, ``commit`` and ``compact`` are refused.
     """
+
+    _fingerprint: Fingerprint
+    _format: RowFormat
+
+    def __init__(self, location: str, *, read_only: bool) -> None:
+        self.read_only = read_only
+        self._location = location
+        self._closed = False
+        self._writing = threading.RLock()  # threads may share a store
+
+    # Engines
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of documents, uncommitted changes included."""
+
+    @abstractmethod
+    def get(self, ids: Sequence[str]) -> PackedStates:
+        """States of documents in the order of ``ids``, an id given twice returned twice.
+
+        Raises:
+            UnknownDocumentError: If the store has no such document; it names all of them. Damage to an engine's index of ids can also look
+                like this (never like another document); ``verify`` tells the two apart.
+            StoreCorruptError: If a row fails its CRC, length or id check.
+        """
+
+    @abstractmethod
+    def _entries(self, ids: Sequence[str]) -> list[Entry]:
+        """The entry of each id, in order, uncommitted changes included."""
+
+    @abstractmethod
+    def _documents(self, ids: Sequence[str] | None = None) -> Iterator[DocumentRow]:
+        """Light rows of all documents, or in order of these ids, unchecked, uncommitted changes included."""
+
+    @abstractmethod
+    def _write(self, changes: Sequence[Change]) -> None:
+        """Write documents, to be made durable by ``commit``."""
+
+    @abstractmethod
+    def _remove(self, entries: Sequence[Entry]) -> None:
+        """Remove documents that exist, to be made durable by ``commit``."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Make everything put and deleted so far durable.
+
+        Raises:
+            StoreReadOnlyError: If the store was opened for reading.
+            StoreFullError: If the disk is full.
+        """
+
+    @abstractmethod
+    def verify(self) -> VerifyReport:
+        """Read and check everything; faults are listed, not raised."""
+
+    @abstractmethod
+    def compact(self) -> CompactReport:
+        """Give the space of deleted and replaced documents back.
+
+        Raises:
+            StoreError: If something is uncommitted.
+            StoreReadOnlyError: If the store was opened for reading.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release files and locks; what is uncommitted is dropped, with a warning. Closing twice is allowed."""
+
+    def _bind(self, fingerprint: Fingerprint, expected: Fingerprint | None) -> None:
+        """Keep the fingerprint that was read when the store was opened.
+
+        Raises:
+            StoreMismatchError: If it is not the one expected.
+        """
+        if expected is not None:
+            fingerprint.check(expected)
+        self._fingerprint = fingerprint
+        self._format = RowFormat(fingerprint)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"{self._location}: the store is closed")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self.read_only:
+            raise StoreReadOnlyError(f"{self._location}: opened for reading")
+
+    def _verify_report(self, documents: int, tokens: int, problems: list[str]) -> VerifyReport:
+        state_bytes = tokens * self._format.codec.bytes_per_token(self._format.width)
+        return VerifyReport(documents, tokens, state_bytes, problems)
+
+    # Reading
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What made the states."""
+        """The model and settings that made the states."""
+        return self._fingerprint
 
-    def __len__(self) -> int: ...
+    def document(self, id_: str) -> DocumentStates:
+        """One document, decoded to float32; raises as ``get``."""
+        return self.get([id_]).document(0)
 
-    def __enter__(self) -> Self: ...
+    def stale(self, ids: Sequence[str], hashes: Sequence[str]) -> list[str]:
+        """Those of ``ids`` that are missing or stored under another hash: the ones to encode, in order."""
+        return [
+            entry.id for entry, hash_ in zip(self._entries(ids), hashes, strict=True) if entry.content_hash != hash_
+        ]
 
-    def __exit__(self, *args: object) -> None: ...
+    def missing(self, ids: Sequence[str]) -> list[str]:
+        """Those of ``ids`` that are not stored, in order."""
+        return [entry.id for entry in self._entries(ids) if entry.content_hash is None]
+
+    def checked_documents(self, ids: Sequence[str] | None = None) -> Iterator[DocumentRow]:
+        """Light rows of all documents, or in order of ``ids``, each checked as it is reached.
+
+        Raises:
+            UnknownDocumentError: If one of ``ids`` is not stored; it names all of them.
+            StoreCorruptError: On reaching a row that is damaged.
+        """
+        for row in self._documents(ids):
+            self._format.check_document(row)
+            yield row
+
+    def ids(self) -> Iterator[str]:
+        """All ids."""
+        return (row.id for row in self.checked_documents())
+
+    def texts(self, ids: Sequence[str] | None = None) -> Iterator[tuple[str, str]]:
+        """All ids with their texts, in the order of ``ids()``; or those of ``ids`` alone, in their order.
+
+        Raises:
+            UnknownDocumentError: If one of ``ids`` is not stored; it names all of them.
+            StoreError: On reaching a document that was put without text.
+        """
+        for row in self.checked_documents(ids):
+            if row.text is None:
+                raise StoreError(f"document {row.id!r} was put without its text")
+            yield row.id, row.text
+
+    def pooled(self) -> tuple[list[str], Tensor]:
+        """All ids with their pooled vectors, in the order of ``ids()``.
+
+        Returns:
+            The ids, and ``(n_documents, width of the backbone)``: float16 if all are, else float32.
+
+        Raises:
+            StoreError: If a document was put without one.
+            ValueError: If widths differ.
+        """
+        ids: list[str] = []
+        vectors: list[np.ndarray] = []
+        for row in self.checked_documents():
+            if row.pooled is None:
+                raise StoreError(f"document {row.id!r} was put without a pooled vector")
+            ids.append(row.id)
+            vectors.append(read_pooled(row.pooled))
+        return ids, stack_pooled(ids, vectors)
+
+    # Writing
 
     def put(
         self,
@@ -175,94 +239,45 @@ class Store(Protocol):
             StoreReadOnlyError: If the store was opened for reading.
             StoreFullError: If the disk is full; everything since the last commit is dropped.
         """
-
-    def get(self, ids: Sequence[str]) -> PackedStates:
-        """States of documents in the order asked for, an id asked twice given twice.
-
-        Raises:
-            UnknownDocumentError: If the store has no such document; it names all of them. Damage to an engine's index of ids can also look
-                like this (never like another document); ``verify`` tells the two apart.
-            StoreCorruptError: If a row fails its CRC, length or id check.
-        """
-
-    def document(self, id_: str) -> DocumentStates:
-        """One document, decoded to float32; raises as ``get``."""
-
-    def stale(self, ids: Sequence[str], hashes: Sequence[str]) -> list[str]:
-        """Those of ``ids`` that are missing or stored under another hash: the ones to encode, in order."""
-
-    def missing(self, ids: Sequence[str]) -> list[str]:
-        """Those of ``ids`` that are not stored, in order."""
+        self._check_writable()
+        check_put(ids, documents, hashes, texts, pooled)
+        report, changes = PutReport(), []
+        with self._writing:
+            for i, entry in enumerate(self._entries(ids)):
+                lacks = (texts is not None and not entry.has_text) or (pooled is not None and not entry.has_pooled)
+                if entry.content_hash == hashes[i] and not lacks:
+                    report.unchanged.append(entry.id)
+                    continue
+                (report.added if entry.content_hash is None else report.changed).append(entry.id)
+                state = self._format.state_row(entry.id, hashes[i], documents[i])
+                text = None if texts is None else texts[i]
+                vector = None if pooled is None else pooled[i]
+                changes.append(Change(entry, state, self._format.document_row(state, text, vector)))
+            if changes:
+                self._write(changes)
+        return report
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents.
 
         Raises:
             UnknownDocumentError: If one is not stored; nothing is removed.
+            StoreReadOnlyError: If the store was opened for reading.
         """
+        self._check_writable()
+        with self._writing:
+            entries = self._entries(ids)
+            unknown = [entry.id for entry in entries if entry.content_hash is None]
+            if unknown:
+                raise UnknownDocumentError(unknown)
+            self._remove(entries)
 
-    def ids(self) -> Iterator[str]:
-        """All ids."""
+    def __enter__(self) -> Self:
+        return self
 
-    def texts(self, ids: Sequence[str] | None = None) -> Iterator[tuple[str, str]]:
-        """All ids with their texts; or these alone, in the order asked for.
-
-        Raises:
-            UnknownDocumentError: If one of ``ids`` is not stored; it names all of them.
-            StoreError: On reaching a document that was put without text.
-        """
-
-    def pooled(self) -> tuple[list[str], Tensor]:
-        """All ids with their pooled vectors, ``(n_documents, width of the backbone)``: float16 if all are, else float32.
-
-        Raises:
-            StoreError: If a document was put without one, or widths differ.
-        """
-
-    def commit(self) -> None:
-        """Make everything put and deleted so far durable."""
-
-    def verify(self) -> VerifyReport:
-        """Read and check everything; faults are listed, not raised."""
-
-    def compact(self) -> CompactReport:
-        """Give the space of deleted and replaced documents back.
-
-        Raises:
-            StoreError: If something is uncommitted.
-        """
-
-    def close(self) -> None:
-        """Release files and locks; what is uncommitted is dropped, with a warning."""
-
-
-def open_store(
-    path: str | PathLike[str],
-    fingerprint: Fingerprint | None,
-    *,
-    read_only: bool,
-    storage_options: dict[str, str] | None = None,
-) -> Store:
-    """Open a store, or create it where there is none and it is opened for writing.
-
-    Args:
-        path: A folder ending in ``.lance``, or an ``s3://`` or ``gs://`` address, is a ``LanceStore``; anything else a ``SqliteStore``.
-        fingerprint: What the states must have been made by; None accepts whatever the store holds (and cannot create one).
-        read_only: Whether only to read. A writer shuts out other writers, never readers.
-        storage_options: Credentials and endpoints for Lance's object stores.
-
-    Raises:
-        StoreMismatchError: If the store was made by something else.
-        StoreNotFoundError: If there is none, and it is opened for reading or without a fingerprint.
-        ValueError: If ``storage_options`` are given for SQLite.
-    """
-    name = fspath(path)
-    if name.startswith(("s3://", "gs://")) or name.rstrip("/").endswith(".lance"):
-        from .lance_store import LanceStore  # late: needs an extra
-
-        return LanceStore(name, fingerprint, read_only=read_only, storage_options=storage_options)
-    if storage_options:
-        raise ValueError(f"{name} is a SQLite store, which takes no storage_options")
-    from .sqlite_store import SqliteStore  # late: it imports this module
-
-    return SqliteStore(name, fingerprint, read_only=read_only)
+    def __exit__(self, *args: object) -> None:
+        try:
+            if args[0] is None and not self.read_only and not self._closed:
+                self.commit()
+        finally:
+            self.close()

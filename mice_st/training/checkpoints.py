@@ -1,13 +1,13 @@
-"""Which run a folder of checkpoints belongs to, and which of them are complete."""
+"""The run that a folder of checkpoints belongs to, and which of them are complete."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from mice_st.files import write_json
+from mice_st.training.flat import with_defaults
 from mice_st.training.recipe import TrainingRecipe
 
 RUN_FILE = "recipe.json"
@@ -27,7 +27,7 @@ FREE_FIELDS = (
 
 
 def describe_run(recipe: TrainingRecipe, data_fingerprint: str, processes: int) -> dict[str, Any]:
-    """What two runs must have in common for one to go on where the other stopped.
+    """The description of a run; two runs must have it in common for one to go on where the other stopped.
 
     Args:
         recipe: The recipe.
@@ -37,7 +37,7 @@ def describe_run(recipe: TrainingRecipe, data_fingerprint: str, processes: int) 
     Returns:
         A dictionary that JSON holds.
     """
-    return {"recipe": asdict(recipe), "data_sha256": data_fingerprint, "processes": processes}
+    return {"recipe": recipe.flat(), "data_sha256": data_fingerprint, "processes": processes}
 
 
 def find_checkpoint(folder: Path, run: dict[str, Any]) -> Path:
@@ -74,20 +74,10 @@ def find_checkpoint(folder: Path, run: dict[str, Any]) -> Path:
     return complete[-1]
 
 
-def with_defaults(options_class: Any, kept: dict[str, Any]) -> dict[str, Any]:
-    """Options that an earlier version wrote: fields that it did not have yet are as they are by default.
-
-    Args:
-        options_class: The dataclass of the options.
-        kept: Its fields as they were written.
-    """
-    return {field.name: field.default for field in fields(options_class) if field.default is not MISSING} | kept
-
-
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, complete or not, in the order of their steps."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    steps = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(steps, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
 def is_complete(checkpoint: Path, processes: int) -> bool:

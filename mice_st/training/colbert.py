@@ -20,23 +20,26 @@ from torch import nn
 
 from mice_st.training.data import SOURCE_COLUMN
 from mice_st.training.losses import HAVE_TEMPERATURE
-from mice_st.training.recipe import TrainingRecipe
 from mice_st.training.reranker_trainer import ExactTrainer
 from mice_st.training.rows import Rows
 from mice_st.training.schedule import Schedule
+from mice_st.training.settings import TrainingSettings
 
 LOSSES = ("list_net", "margin_mse", "mnrl")
 
 
-def load_colbert(name: str, device: str | None = None, max_length: int | None = None) -> MultiVectorEncoder:
+def load_colbert(
+    name: str, device: str | None = None, max_length: int | None = None, trust_remote_code: bool = False
+) -> MultiVectorEncoder:
     """Load ColBERT, or make one of an encoder or embedding model: its token states, projected to 128 dimensions and normalised.
 
     Args:
         name: Folder or Hub id.
         device: Where it computes; None takes the best there is.
         max_length: Longest document, in tokens; None takes the model's own.
+        trust_remote_code: Run code that lies beside the weights.
     """
-    model = MultiVectorEncoder(name, device=device)
+    model = MultiVectorEncoder(name, device=device, trust_remote_code=trust_remote_code)
     if max_length is not None:
         model.max_seq_length = max_length
     return model
@@ -57,7 +60,7 @@ def freeze_backbone(model: MultiVectorEncoder) -> None:
 
 
 def check_colbert_rows(loss: str, rows: Rows) -> None:
-    """Refuse what ColBERT cannot be trained with.
+    """Refuse rows and losses that ColBERT cannot be trained with.
 
     Args:
         loss: Name of the loss, not ``"auto"``.
@@ -118,12 +121,12 @@ class ColbertTrainer(ExactTrainer, MultiVectorEncoderTrainer):
     """Trains ColBERT on the rows of ``rows_to_dataset``.
 
     Args:
-        recipe: As for ``ExactTrainer``, like the next two.
+        settings: As for ``ExactTrainer``, like the next two.
         schedule: The learning rate's schedule and the run's clock.
         rows: The rows of the dataset.
         **kwargs: As for ``MultiVectorEncoderTrainer``.
     """
 
-    def __init__(self, recipe: TrainingRecipe, schedule: Schedule, rows: Rows, **kwargs: Any) -> None:
+    def __init__(self, settings: TrainingSettings, schedule: Schedule, rows: Rows, **kwargs: Any) -> None:
         collator = ColbertDataCollator(preprocess_fn=kwargs["model"].preprocess)
-        super().__init__(recipe, schedule, rows, data_collator=collator, **kwargs)
+        super().__init__(settings, schedule, rows, data_collator=collator, **kwargs)

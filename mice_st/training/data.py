@@ -13,7 +13,7 @@ from mice_st.data.sources import ARCHIVE, is_collection, load_collection
 from mice_st.files import sha256_of
 from mice_st.model_folder import shorten_paths
 from mice_st.training.losses import LAYOUTS, NEED_SCORES
-from mice_st.training.mining import mine_rows, sample
+from mice_st.training.mining import MiningChoices, mine_rows, sample
 from mice_st.training.parquet_rows import PARQUET, ParquetRows
 from mice_st.training.public_sets import is_public_set, read_public_set
 from mice_st.training.recipe import TrainingRecipe
@@ -28,13 +28,13 @@ SOURCE_COLUMN = "source"
 
 
 def load_rows(recipe: TrainingRecipe) -> Rows:
-    """Read what ``recipe.train_data`` names: one source, or several mixed.
+    """Read the sources of ``recipe.train_data``: one, or several mixed.
 
-    A source is a JSON Lines or Parquet file, a collection (``FOLDER:SPLIT``, see ``load_collection``) whose hard negatives are mined, or one of
-    ``public_sets.READERS`` by its name on the Hub.
+    A source is a JSON Lines or Parquet file, a collection (``FOLDER:SPLIT``, see ``load_collection``) whose hard negatives are mined,
+    or one of ``public_sets.READERS`` by its name on the Hub.
 
     Args:
-        recipe: Its fields ``train_data``, ``train_weights``, ``train_split``, ``limit``, ``negatives``, ``negatives_top_k`` and ``seed``.
+        recipe: Its fields ``train_data``, ``train_weights``, ``train_split`` and ``limit``, and those of ``MiningChoices``.
 
     Returns:
         The rows, source after source, each in the order of its file or of its queries.
@@ -43,7 +43,7 @@ def load_rows(recipe: TrainingRecipe) -> Rows:
         FileNotFoundError: If there is neither such a file nor such a collection.
         ValueError: If a row is faulty; the message gives file, line and field.
     """
-    parts = [_load_source(source, recipe) for source in recipe.train_data]
+    parts = [_load_source(source, recipe.train_split, recipe) for source in recipe.train_data]
     weights = recipe.train_weights or [1.0] * len(parts)
     chosen = [_weighted(len(part), weight, recipe.seed) for part, weight in zip(parts, weights, strict=True)]
     total = sum(map(len, chosen))
@@ -63,7 +63,7 @@ def load_rows(recipe: TrainingRecipe) -> Rows:
 
 
 def describe_rows(rows: Rows, names: Sequence[str]) -> list[dict[str, Any]]:
-    """What a model is trained on, for its ``training.json``.
+    """The sources of a model's training rows, for its ``training.json``.
 
     Args:
         rows: As ``load_rows`` returns them.
@@ -84,14 +84,14 @@ def describe_rows(rows: Rows, names: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _load_source(source: str, recipe: TrainingRecipe) -> Rows:
+def _load_source(source: str, split: str, choices: MiningChoices) -> Rows:
     path = Path(source)
     if path.is_file() and not source.endswith(ARCHIVE):
-        return (ParquetRows if path.suffix == PARQUET else RowFile)(path, recipe.negatives)
+        return (ParquetRows if path.suffix == PARQUET else RowFile)(path, choices.negatives)
     if is_public_set(source):
         return read_public_set(source)
     if is_collection(source):
-        return MemoryRows(mine_rows(load_collection(source, recipe.train_split), recipe))
+        return MemoryRows(mine_rows(load_collection(source, split), choices))
     raise FileNotFoundError(f"train_data: {source} is neither a JSON Lines or Parquet file nor a BEIR folder")
 
 

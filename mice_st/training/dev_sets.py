@@ -1,4 +1,4 @@
-"""What a run is measured on while it trains: re-ranking on one or several dev collections, and on others that are only watched."""
+"""The dev sets of a run: re-ranking on one or several collections while it trains, and on others that are only watched."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def build_evaluator(recipe: TrainingRecipe, dev: Collection | None = None) -> Ba
     """The evaluator of a recipe, or None without dev data.
 
     Args:
-        recipe: Its fields ``dev_data``, ``watch_data``, ``dev_split``, ``dev_queries`` and ``dev_top_k``.
+        recipe: Its fields ``dev_data``, ``watch_data``, ``dev_split``, ``dev_queries`` and ``dev_top_k``; with frozen layers,
+            documents' states are kept from one evaluation to the next.
         dev: Takes the place of ``dev_data``.
 
     Raises:
@@ -62,7 +63,7 @@ def build_evaluator(recipe: TrainingRecipe, dev: Collection | None = None) -> Ba
         ValueError: If two collections have one name.
     """
     sources = {"dev": recipe.dev_data or [], "watched": recipe.watch_data or []}
-    choices = (recipe.dev_split, recipe.dev_queries, recipe.dev_top_k, recipe.freeze_contextualization)
+    choices = (recipe.dev_split, recipe.dev_queries, recipe.dev_top_k, recipe.settings.freeze_contextualization)
     groups = {group: [_load(source, *choices) for source in named] for group, named in sources.items()}
     if dev is not None:
         groups["dev"] = [_build(dev, *choices[1:])]

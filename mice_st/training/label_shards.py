@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mice_st.modeling.inputs import check_text
+from mice_st.modeling.st_mice import check_text
 from mice_st.training.row_format import check_query
 from mice_st.training.teachers import Teachers
 

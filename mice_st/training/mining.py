@@ -1,4 +1,4 @@
-"""Hard negatives of a collection: what a first stage finds for a query that is not relevant to it."""
+"""Hard negatives of a collection: documents that a first stage finds for a query and that are not relevant to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from mice_st.data.collection import Collection
 from mice_st.data.first_stage import BM25, Run
-from mice_st.modeling.inputs import check_text
+from mice_st.modeling.st_mice import check_text
 from mice_st.training.row_format import TrainingRow, check_query
 
 # Corpus, queries, number of documents -> the best documents of each query.
@@ -23,7 +23,7 @@ QUERIES_AT_ONCE = 256
 
 
 class MiningChoices(Protocol):
-    """What mining needs to know; a ``TrainingRecipe`` and the options of ``mice-st mine`` both say it.
+    """The fields that mining reads; a ``TrainingRecipe`` and the options of ``mice-st mine`` both have them.
 
     Attributes:
         limit: Queries, drawn with the seed; None takes all.
@@ -94,7 +94,7 @@ def mine_rows(
     Negatives are drawn, with the seed, from the query's best documents that are not relevant; where there are too
     few, from the whole corpus. A document with the same text as a relevant one, or as the query, is no negative.
 
-    With ``found_positives`` a row is what a re-ranker will meet. Without, relevant documents that the first stage misses stand among
+    With ``found_positives`` rows are like the candidates that a re-ranker will meet. Without, relevant documents that the first stage misses stand among
     negatives that it likes best, and what is learned first is to distrust the first stage.
 
     Args:

@@ -21,14 +21,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mice_st.hub.push import push_checkpoint
-from mice_st.modeling.modeling_mice import DocumentStates
+from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.training.batches import ShuffledBatches, TokenBatches
 from mice_st.training.checkpoints import is_complete, list_checkpoints
 from mice_st.training.data import SOURCE_COLUMN
 from mice_st.training.losses import LAYOUTS
-from mice_st.training.recipe import TrainingRecipe
 from mice_st.training.rows import Rows
 from mice_st.training.schedule import Clock, Progress, Schedule
+from mice_st.training.settings import TrainingSettings
 from mice_st.training.stored_states import RerankerDataCollator
 from mice_st.training.throughput import Throughput
 
@@ -47,17 +47,17 @@ class _EpochSetter(TrainerCallback):
 
 
 class ExactTrainer(BaseTrainer):
-    """What all our trainers share; comes before one of sentence-transformers' own among the bases of a class.
+    """The common half of our trainers; comes before one of sentence-transformers' own among the bases of a class.
 
     Args:
-        recipe: The recipe.
+        settings: How to train; batches and limits are read here, the rest is in the arguments.
         schedule: The learning rate's schedule and the run's clock.
         rows: The rows of the dataset, which is that of ``rows_to_dataset``.
         **kwargs: As for sentence-transformers' trainer.
     """
 
-    def __init__(self, recipe: TrainingRecipe, schedule: Schedule, rows: Rows, **kwargs: Any) -> None:
-        self.recipe = recipe
+    def __init__(self, settings: TrainingSettings, schedule: Schedule, rows: Rows, **kwargs: Any) -> None:
+        self.settings = settings
         self.schedule = schedule
         self.shuffled_batches: ShuffledBatches
         self.rows = rows
@@ -69,11 +69,11 @@ class ExactTrainer(BaseTrainer):
 
     def get_batch_sampler(self, dataset: Any, batch_size: int, **kwargs: Any) -> ShuffledBatches:
         """Our own order; a rest that fills no batch is left out, as it must be with several processes."""
-        if self.recipe.batch_tokens is None:
+        if self.settings.batch_tokens is None:
             self.shuffled_batches = ShuffledBatches(len(dataset), batch_size, self.args.seed)
         else:
             processes = self.args.world_size
-            tokens = self.recipe.batch_tokens // processes
+            tokens = self.settings.batch_tokens // processes
             self.shuffled_batches = TokenBatches(self._sizes(), tokens, processes, self.args.seed)
         return self.shuffled_batches
 
@@ -91,7 +91,7 @@ class ExactTrainer(BaseTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Our own schedule, over steps and seconds."""
-        if not self.recipe.is_limited_by_time_alone:
+        if not self.settings.is_limited_by_time_alone:
             self.schedule.max_steps = num_training_steps
         self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self.schedule)
         self._created_lr_scheduler = True
@@ -155,9 +155,9 @@ class ExactTrainer(BaseTrainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # Not transformers' own: it uploads pickled arguments, and says nothing of a push that failed.
-        if self.recipe.push_to is not None and self.is_world_process_zero():
+        if self.args.push_to_hub and self.is_world_process_zero():
             message = f"Checkpoint of step {self.state.global_step}"
-            push_checkpoint(Path(checkpoint_folder), self.recipe.push_to, message)
+            push_checkpoint(Path(checkpoint_folder), str(self.args.hub_model_id), message)
 
     def _load_best_model(self) -> None:
         # Not sentence-transformers' own: it logs a failure and keeps the last weights in place of the best.
@@ -168,7 +168,7 @@ class RerankerTrainer(ExactTrainer, CrossEncoderTrainer):
     """Trains MICE, or a plain cross-encoder, on the rows of ``rows_to_dataset``.
 
     Args:
-        recipe: As for ``ExactTrainer``, like the next two.
+        settings: As for ``ExactTrainer``, like the next two.
         schedule: The learning rate's schedule and the run's clock.
         rows: The rows of the dataset.
         loss_name: Name of the loss.
@@ -178,7 +178,7 @@ class RerankerTrainer(ExactTrainer, CrossEncoderTrainer):
 
     def __init__(
         self,
-        recipe: TrainingRecipe,
+        settings: TrainingSettings,
         schedule: Schedule,
         rows: Rows,
         loss_name: str,
@@ -189,6 +189,6 @@ class RerankerTrainer(ExactTrainer, CrossEncoderTrainer):
             preprocess_fn=kwargs["model"].preprocess,
             stored={} if stored is None else stored,
             in_pairs=LAYOUTS[loss_name] == "pairs",
-            temperature=recipe.temperature,
+            temperature=settings.temperature,
         )
-        super().__init__(recipe, schedule, rows, data_collator=collator, **kwargs)
+        super().__init__(settings, schedule, rows, data_collator=collator, **kwargs)

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from mice_st.modeling.inputs import check_text
+from mice_st.modeling.st_mice import check_text
 
 
 @dataclass(frozen=True)

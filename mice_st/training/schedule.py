@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mice_st.training.recipe import TrainingRecipe
+from mice_st.training.settings import TrainingSettings
 
 
 class Schedule:
@@ -21,16 +21,16 @@ class Schedule:
     numbers and strings), so that a resumed run goes on with the clock where it stood.
 
     Args:
-        recipe: Its fields ``schedule``, ``warmup`` and ``max_seconds``.
+        settings: Their fields ``schedule``, ``warmup`` and ``max_seconds`` count.
         max_steps: Number of steps, or None where time alone limits the run.
         elapsed_seconds: Training time spent before the first step.
     """
 
-    def __init__(self, recipe: TrainingRecipe, max_steps: int | None, elapsed_seconds: float = 0.0) -> None:
-        self.kind = recipe.schedule
-        self.warmup = recipe.warmup
+    def __init__(self, settings: TrainingSettings, max_steps: int | None, elapsed_seconds: float = 0.0) -> None:
+        self.kind = settings.schedule
+        self.warmup = settings.warmup
         self.max_steps = max_steps
-        self.max_seconds = recipe.max_seconds
+        self.max_seconds = settings.max_seconds
         self.start_seconds = elapsed_seconds
         self.elapsed_seconds = elapsed_seconds
 

@@ -19,7 +19,7 @@ SEEDS_FILE = "seeds.json"
 
 @dataclass(frozen=True)
 class SeedsResult:
-    """What came of several seeds.
+    """The result of several seeds.
 
     Attributes:
         figures: For each seed ``seed``, ``step`` and the figures of its best checkpoint, such as ``dev_ndcg@10``, and of its start,

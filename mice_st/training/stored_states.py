@@ -13,11 +13,13 @@ from tqdm.auto import tqdm
 
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Document
-from mice_st.modeling.modeling_mice import DocumentStates
+from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.states.encoding import encode_corpus
+from mice_st.states.engines import open_store
 from mice_st.states.fingerprint import fingerprint_of
+from mice_st.states.identity import content_hash
 from mice_st.states.memory import MemoryStates
-from mice_st.states.store import Store, content_hash, open_store
+from mice_st.states.store import Store
 from mice_st.training.data import SOURCE_COLUMN
 
 # Documents encoded at a time: bounds what is held in the model's own precision.

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from mice_st.loading import load_model, model_kind
+from mice_st.states.engines import open_store
 from mice_st.states.fingerprint import fingerprint_of
-from mice_st.states.store import open_store
 from mice_st.training.stored_states import CODECS, DiskStates, encode_to_disk
 
 # Training's own default, so that a student that starts as the teacher reads the same store.
@@ -29,6 +29,7 @@ class Teachers:
         batch_size: Pairs or texts computed at a time.
         standardize: Scores are made comparable for each query: mean 0, standard deviation 1. Always done with several teachers.
         bf16: Whether they compute in mixed precision.
+        trust_remote_code: Whether code beside their weights is run.
     """
 
     def __init__(
@@ -39,9 +40,10 @@ class Teachers:
         batch_size: int = 64,
         standardize: bool = False,
         bf16: bool = False,
+        trust_remote_code: bool = False,
     ) -> None:
         self.names = list(names)
-        self._models = [(model_kind(name), load_model(name, device, max_length)) for name in names]
+        self._models = [(model_kind(name), load_model(name, device, max_length, trust_remote_code)) for name in names]
         self._batch_size = batch_size
         self._standardize = standardize or len(names) > 1
         self._bf16 = bf16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mice_st.data.collection import Collection
 from mice_st.files import write_json
 from mice_st.loading import load_cross_encoder
 from mice_st.model_folder import describe_source, write_provenance
-from mice_st.modeling.modeling_mice import DocumentStates
+from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.training.checkpoints import (
     FREE_FIELDS,
     HISTORY_FILE,
@@ -43,13 +43,14 @@ from mice_st.training.reranker_trainer import ExactTrainer, RerankerTrainer
 from mice_st.training.row_format import TrainingRow
 from mice_st.training.rows import MemoryRows, fingerprint
 from mice_st.training.schedule import Schedule
+from mice_st.training.settings import TrainingSettings
 from mice_st.training.stored_states import CODECS, encode_to_disk, encode_to_memory
 from mice_st.training.training_arguments import learning_rates, training_arguments
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
         model: The trained model; with dev data, the best checkpoint's.
@@ -80,8 +81,8 @@ def train(
 ) -> TrainingResult:
     """Train a re-ranker: MICE, a plain cross-encoder where ``recipe.model`` is no MICE, or ColBERT where the recipe says so.
 
-    Writes the trained model to ``recipe.output`` as a Hub folder with ``training.json`` (model, rows and steps), and its checkpoints with ``recipe.json`` and
-    ``history.json`` to ``checkpoints/`` in it. Under ``torchrun`` each process calls this; the first one writes.
+    Writes the trained model to ``recipe.output`` as a Hub folder with ``training.json`` (model, rows and steps), and its checkpoints
+    with ``recipe.json`` and ``history.json`` to ``checkpoints/`` in it. Under ``torchrun`` each process calls this; the first one writes.
 
     Args:
         recipe: The recipe.
@@ -99,10 +100,11 @@ def train(
         ValueError: If the recipe does not fit the model or the data, or the loss is not finite (names step and rows;
             the checkpoints so far stay).
     """
+    settings = recipe.settings
     rows = load_rows(recipe) if train_collection is None else MemoryRows(mine_rows(train_collection, recipe))
-    if recipe.batch_tokens is None and len(rows) < recipe.batch_size:
-        raise ValueError(f"batch_size: {recipe.batch_size} rows in a step, but there are only {len(rows)}")
-    loss = choose_loss(recipe.loss, rows)
+    if settings.batch_tokens is None and len(rows) < settings.batch_size:
+        raise ValueError(f"batch_size: {settings.batch_size} rows in a step, but there are only {len(rows)}")
+    loss = choose_loss(settings.loss, rows)
     is_colbert = recipe.architecture == "colbert"
     if is_colbert:
         check_colbert_rows(loss, rows)
@@ -110,7 +112,7 @@ def train(
     checkpoints = Path(recipe.output) / "checkpoints"
     arguments = training_arguments(recipe, checkpoints, evaluator is not None)
     description = describe_run(recipe, fingerprint(rows), arguments.world_size)
-    checkpoint = _starting_point(recipe, checkpoints, description)
+    checkpoint = _starting_point(recipe.resume, checkpoints, description)
     set_seed(recipe.seed)
     made_of: dict[str, Any] = {
         "data": describe_rows(rows, recipe.train_data if train_collection is None else [train_collection.name])
@@ -118,30 +120,30 @@ def train(
     if model is None:
         made_of["model"] = describe_source(recipe.model)
         load = load_colbert if is_colbert else load_cross_encoder
-        model = load(recipe.model, str(arguments.device), recipe.max_length)
+        model = load(recipe.model, str(arguments.device), settings.max_length, recipe.trust_remote_code)
     model.to(arguments.device)
-    arguments.learning_rate_mapping = learning_rates(recipe, model)
-    if recipe.dropout is not None:
-        _set_dropout(model, recipe.dropout)
+    arguments.learning_rate_mapping = learning_rates(settings, model)
+    if settings.dropout is not None:
+        _set_dropout(model, settings.dropout)
 
     began = time.perf_counter()
-    stored = _freeze(recipe, model, rows)
-    schedule = Schedule(recipe, recipe.max_steps, time.perf_counter() - began)
+    stored = _freeze(settings, model, rows, recipe.stored_states_file)
+    schedule = Schedule(settings, settings.max_steps, time.perf_counter() - began)
     if schedule.is_over_time:
         raise ValueError(f"max_seconds: encoding the documents alone took {schedule.elapsed_seconds:.0f} seconds")
     shared = {
         "model": model,
         "args": arguments,
-        "train_dataset": rows_to_dataset(rows, loss, recipe.label_scale),
+        "train_dataset": rows_to_dataset(rows, loss, settings.label_scale),
         "evaluator": evaluator,
     }
     trainer: ExactTrainer
     if isinstance(model, MultiVectorEncoder):
-        built = build_colbert_loss(loss, model, recipe.temperature)
-        trainer = ColbertTrainer(recipe, schedule, rows, loss=built, **shared)
+        built = build_colbert_loss(loss, model, settings.temperature)
+        trainer = ColbertTrainer(settings, schedule, rows, loss=built, **shared)
     else:
-        built = build_loss(loss, model, recipe.temperature)
-        trainer = RerankerTrainer(recipe, schedule, rows, loss, stored, loss=built, **shared)
+        built = build_loss(loss, model, settings.temperature)
+        trainer = RerankerTrainer(settings, schedule, rows, loss, stored, loss=built, **shared)
     if trainer.is_world_process_zero():
         write_run(checkpoints, description)
     try:
@@ -152,12 +154,10 @@ def train(
             write_json(checkpoints / HISTORY_FILE, history)
     if trainer.is_world_process_zero():
         model.save(recipe.output)
-        options = {name: value for name, value in asdict(recipe).items() if name not in FREE_FIELDS}
+        options = {name: value for name, value in recipe.flat().items() if name not in FREE_FIELDS}
         write_provenance(Path(recipe.output), "train", options, **made_of, steps=trainer.count_steps())
         with suppress(OSError):
-            (
-                checkpoints / "eval"
-            ).rmdir()  # made by sentence-transformers for what evaluators write; ours write nothing
+            (checkpoints / "eval").rmdir()  # sentence-transformers makes it for evaluators' files; ours write none
     trainer.accelerator.wait_for_everyone()
     return TrainingResult(
         model,
@@ -170,9 +170,9 @@ def train(
     )
 
 
-def _starting_point(recipe: TrainingRecipe, checkpoints: Path, description: dict[str, Any]) -> Path | None:
+def _starting_point(resume: bool, checkpoints: Path, description: dict[str, Any]) -> Path | None:
     """The checkpoint to go on from, or None for a fresh start."""
-    if recipe.resume:
+    if resume:
         return find_checkpoint(checkpoints, description)
     if list_checkpoints(checkpoints):
         raise FileExistsError(
@@ -191,22 +191,38 @@ def _set_dropout(model: torch.nn.Module, dropout: float) -> None:
 
 
 def _freeze(
-    recipe: TrainingRecipe, model: CrossEncoder | MultiVectorEncoder, rows: Sequence[TrainingRow]
+    settings: TrainingSettings,
+    model: CrossEncoder | MultiVectorEncoder,
+    rows: Sequence[TrainingRow],
+    states_file: str | None,
 ) -> Mapping[str, DocumentStates]:
-    """Freeze what the recipe freezes, and encode the documents where their states can no longer change."""
-    if not recipe.freeze_contextualization:
+    """Freeze the layers below the interaction, and encode the documents, whose states can no longer change.
+
+    Args:
+        settings: How to train.
+        model: MICE or ColBERT.
+        rows: The training rows.
+        states_file: Store for the states, see ``open_store``; None keeps them in memory.
+
+    Returns:
+        Text -> states; nothing where documents are encoded in each step.
+
+    Raises:
+        ValueError: If the model is neither MICE nor ColBERT.
+    """
+    if not settings.freeze_contextualization:
         return {}
     if isinstance(model, MultiVectorEncoder):
         freeze_backbone(model)
         return {}
     if not isinstance(model, MiceCrossEncoder):
-        raise ValueError(f"freeze_contextualization: {recipe.model} is not MICE, it has no contextualisation layers")
+        raise ValueError("freeze_contextualization: the model is not MICE, it has no contextualisation layers")
     model.mice.freeze_contextualization()
-    if not recipe.stored_states:
+    if not settings.stored_states:
         return {}
     texts = (text for row in rows for text in row.documents)
-    codec = CODECS[recipe.stored_states_dtype]
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=recipe.bf16):
-        if recipe.stored_states_file is None:
+    codec = CODECS[settings.stored_states_dtype]
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.bf16):
+        if states_file is None:
             return encode_to_memory(model, texts, codec)
-        return encode_to_disk(model, texts, recipe.stored_states_file, codec)
+        return encode_to_disk(model, texts, states_file, codec)

@@ -1,4 +1,4 @@
-"""What a recipe says to transformers' Trainer: its arguments, and learning rates of their own for what is new."""
+"""A recipe as the arguments of transformers' Trainer, and learning rates of their own for the layers that are new."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments
 
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.training.recipe import TrainingRecipe
+from mice_st.training.settings import TrainingSettings
 
-# What training adds to a backbone, by the names of its parameters.
+# Layers on top of a backbone, by the names of their parameters.
 HEAD = r"\.classifier\."
 RESIDUAL = r"\.(match|max_sim)_residual\.|pooled_residual_log_scale"
 PROJECTION = r"^model\.\d+\.linear\."  # of ColBERT's token vectors
@@ -39,18 +40,19 @@ def training_arguments(recipe: TrainingRecipe, checkpoints: Path, evaluates: boo
         ValueError: If the number of processes is not the expected one or does not divide the batch, or one process
             has several GPUs.
     """
+    settings = recipe.settings
     # Named only where it is wanted: transformers is about to rename the argument, and warns of it.
-    checkpointing = {"gradient_checkpointing": True} if recipe.gradient_checkpointing else {}
+    checkpointing = {"gradient_checkpointing": True} if settings.gradient_checkpointing else {}
     is_colbert = recipe.architecture == "colbert"
     arguments = (MultiVectorEncoderTrainingArguments if is_colbert else CrossEncoderTrainingArguments)(
         output_dir=str(checkpoints),
-        num_train_epochs=recipe.epochs or 1,
-        max_steps=NO_STEP_LIMIT if recipe.is_limited_by_time_alone else recipe.max_steps or -1,
-        per_device_train_batch_size=recipe.batch_size,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_gradient_norm,
-        bf16=recipe.bf16,
+        num_train_epochs=settings.epochs or 1,
+        max_steps=NO_STEP_LIMIT if settings.is_limited_by_time_alone else settings.max_steps or -1,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_gradient_norm,
+        bf16=settings.bf16,
         seed=recipe.seed,
         use_cpu=recipe.cpu or not torch.cuda.is_available(),
         dataloader_drop_last=True,
@@ -74,35 +76,35 @@ def training_arguments(recipe: TrainingRecipe, checkpoints: Path, evaluates: boo
     )
     if arguments.n_gpu > 1:
         raise ValueError(
-            f"There are {arguments.n_gpu} GPUs and one process: start one for each with torchrun --nproc_per_node "
-            f"{arguments.n_gpu} -m mice_st.commands.main train ..., or name one in CUDA_VISIBLE_DEVICES"
+            f"There are {arguments.n_gpu} GPUs and one process: start one for each with torchrun --nproc-per-node "
+            f"{arguments.n_gpu} -m mice_st train ..., or name one in CUDA_VISIBLE_DEVICES"
         )
     processes = arguments.world_size
     if recipe.expected_processes not in (None, processes):
         raise ValueError(
             f"expected_processes: {recipe.expected_processes}, but there is {processes}. Start with "
-            f"torchrun --nproc_per_node {recipe.expected_processes} -m mice_st.commands.main train ... "
+            f"torchrun --nproc-per-node {recipe.expected_processes} -m mice_st train ... "
             "(accelerate launch --cpu starts one process only)"
         )
-    if recipe.batch_tokens is None and recipe.batch_size % processes:
-        raise ValueError(f"batch_size: {recipe.batch_size} rows cannot be shared out to {processes} processes")
-    arguments.per_device_train_batch_size = max(1, recipe.batch_size // processes)
+    if settings.batch_tokens is None and settings.batch_size % processes:
+        raise ValueError(f"batch_size: {settings.batch_size} rows cannot be shared out to {processes} processes")
+    arguments.per_device_train_batch_size = max(1, settings.batch_size // processes)
     return arguments
 
 
-def learning_rates(recipe: TrainingRecipe, model: CrossEncoder | MultiVectorEncoder) -> dict[str, float]:
-    """Regular expression over parameter names -> highest learning rate, for what is new on top of the backbone."""
+def learning_rates(settings: TrainingSettings, model: CrossEncoder | MultiVectorEncoder) -> dict[str, float]:
+    """Regular expression over parameter names -> highest learning rate, for the layers on top of the backbone."""
     if isinstance(model, MiceCrossEncoder):
         patterns = {
-            MICE_HEAD: recipe.head_learning_rate_factor,
-            RESIDUAL: recipe.residual_learning_rate_factor,
-            INTERACTION: recipe.interaction_learning_rate_factor,
+            MICE_HEAD: settings.head_learning_rate_factor,
+            RESIDUAL: settings.residual_learning_rate_factor,
+            INTERACTION: settings.interaction_learning_rate_factor,
         }
     else:
-        patterns = {PROJECTION if isinstance(model, MultiVectorEncoder) else HEAD: recipe.head_learning_rate_factor}
+        patterns = {PROJECTION if isinstance(model, MultiVectorEncoder) else HEAD: settings.head_learning_rate_factor}
     names = [f"model.{name}" for name, _ in model.named_parameters()]
     return {
-        pattern: recipe.learning_rate * factor
+        pattern: settings.learning_rate * factor
         for pattern, factor in patterns.items()
         if any(re.search(pattern, name) for name in names)
     }

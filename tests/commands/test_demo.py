@@ -12,7 +12,8 @@ import pytest
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from mice_st.commands import demo_released
-from mice_st.commands.demo import DemoOptions, run_demo
+from mice_st.commands.demo import run_demo
+from mice_st.commands.demo_options import DemoOptions
 from mice_st.commands.demo_training import print_table
 from mice_st.commands.main import main
 from mice_st.conversion.convert import convert
@@ -24,8 +25,8 @@ from mice_st.data.wheels import find_backbone
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.plots import plot_quality_and_time
 from mice_st.states.encoding import encode_corpus
+from mice_st.states.engines import open_store
 from mice_st.states.fingerprint import fingerprint_of
-from mice_st.states.store import open_store
 from tests.markdown_page import ROOT, read_blocks
 from tests.text_pairs import rank_alike
 
@@ -72,8 +73,8 @@ def test_table_names_every_system_once(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match="test_queries: must be at least 1, got 0"):
-        DemoOptions(test_queries=0)
+    with pytest.raises(ValueError, match="queries: must be at least 1, got 0"):
+        DemoOptions(queries=0)
 
 
 def sample_scores(model: CrossEncoder) -> list[float]:
@@ -111,7 +112,7 @@ def test_released_demo_measures_what_the_models_score(
     monkeypatch.setattr(demo_released, "load_python_docs", lambda split: TINY)
     # The process without mice_st is started by tests of its own; here its door is opened in this one.
     monkeypatch.setattr(
-        "mice_st.commands.demo.run_doors",
+        "mice_st.commands.demo_comparison.run_doors",
         lambda folder, revision, pairs: {"CrossEncoder": stock.predict(pairs).tolist()},
     )
     run_demo(DemoOptions(output=str(tmp_path / "out")))
@@ -149,7 +150,8 @@ def test_demo_refuses_a_folder_whose_copy_scores_otherwise(
     monkeypatch.setattr(demo_released, "resolve_model", lambda name: str(mice_folder))
     monkeypatch.setattr(demo_released, "load_python_docs", lambda split: TINY)
     monkeypatch.setattr(
-        "mice_st.commands.demo.run_doors", lambda folder, revision, pairs: {"CrossEncoder": [9.0] * len(pairs)}
+        "mice_st.commands.demo_comparison.run_doors",
+        lambda folder, revision, pairs: {"CrossEncoder": [9.0] * len(pairs)},
     )
     assert main(["demo", "--output", str(tmp_path)]) == 2
     assert "scores of CrossEncoder differ by" in capsys.readouterr().err
@@ -186,8 +188,8 @@ def test_released_demo_runs_and_its_advice_works(released_folder: Path, tmp_path
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The output folder of the demo that trains, and what it printed."""
     home = tmp_path_factory.mktemp("home")
-    arguments = ["--output", "out", "--training_seconds", "90", "--cross_encoder_queries", "3", "--test_queries", "60"]
-    return home / "out", run_demo_command(home, "demo", "--train", "true", *arguments)
+    arguments = ["--output", "out", "--train-seconds", "90", "--cross-encoder-queries", "3", "--queries", "60"]
+    return home / "out", run_demo_command(home, "demo", "--train", *arguments)
 
 
 @pytest.mark.slow

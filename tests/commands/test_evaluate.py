@@ -14,11 +14,10 @@ from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTran
 
 from mice_st import MiceCrossEncoder
 from mice_st.commands import main as cli
-from mice_st.commands.evaluate import EvaluateOptions
+from mice_st.commands.evaluate import EvaluateOptions, measure_suite
 from mice_st.data.collection import Collection, write_beir
 from mice_st.data.first_stage import BM25
 from mice_st.evaluation import suites
-from mice_st.evaluation.dev_suite import evaluate
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.suites import SuiteSet, cached_candidates, draw_queries
 from mice_st.evaluation.systems import list_systems
@@ -27,6 +26,10 @@ from mice_st.loading import model_hash, model_kind
 from tests.evaluation.made import make_collection
 
 Options = Callable[..., EvaluateOptions]
+
+
+def evaluate(options: EvaluateOptions) -> dict[str, Any]:
+    return measure_suite(options)[0]
 
 
 SETS = {name: make_collection(name, seed) for seed, name in enumerate(("first", "second", "third"))}
@@ -248,7 +251,7 @@ def test_a_killed_evaluation_measures_nothing_twice(
             raise KeyboardInterrupt
         return measure(qrels, run)
 
-    monkeypatch.setattr("mice_st.evaluation.dev_suite.evaluate_run", count)
+    monkeypatch.setattr("mice_st.evaluation.pipeline.evaluate_run", count)
     with pytest.raises(KeyboardInterrupt):
         evaluate(options(mice_folder))
     resumed = evaluate(options(mice_folder))
@@ -317,7 +320,7 @@ def test_the_hash_of_a_model_sees_weights_and_not_its_card(mice_folder: Path, tm
         (["--model", "absent/model", "--suite", "tiny"], "absent/model: there is no such folder"),
         (["--model", "bm25", "bm25", "--suite", "tiny"], "model: 'bm25' is given twice"),
         (["--model", "bm25", "--suite", "none"], "suite: there is no 'none'; there are dev"),
-        (["--model", "bm25", "--suite", "tiny", "--top_k", "0"], "top_k: must be at least 1"),
+        (["--model", "bm25", "--suite", "tiny", "--top-k", "0"], "top_k: must be at least 1"),
         (["--model", "bm25", "--suite", "dev"], "squad: there is no such folder, and no squad.tar.gz"),
     ],
 )

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from mice_st import MiceCrossEncoder
 from mice_st.commands.main import main
-from mice_st.commands.merge import MergeOptions, merge_weights
+from mice_st.commands.merge import MergeOptions
 from mice_st.conversion.convert import convert
+from mice_st.conversion.merge import merge_weights
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ import torch
 
 from mice_st import MiceCrossEncoder
 from mice_st.commands import main as cli
+from mice_st.commands.ablation_grid import AblateOptions, read_grid
 from mice_st.commands.recipes import go_on, read_recipe, run_recipe
 from mice_st.data.collection import Collection, write_beir
-from mice_st.research.ablation_grid import AblateOptions, read_grid
-from mice_st.training import TrainingRecipe
+from mice_st.training import TrainingRecipe, TrainingSettings
 from mice_st.training.reranker_trainer import RerankerTrainer
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "recipes"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "recipes"
 # Recipes of what mice-mini is measured beside.
 TO_COMPARE_WITH = ("cross-encoder-teacher", "colbert")
 
@@ -122,7 +121,7 @@ def test_the_variants_of_the_example_grid_differ_from_its_base_in_what_their_nam
         }
         assert changed == {part.split("=")[0] for part in variant.name.split(", ")}
         gone = variants[0].convert.keys() - variant.convert.keys()
-        assert gone == ({"corpora"} if "max_sim_residual=false" in variant.name else set())
+        assert gone == ({"data"} if "max_sim_residual=false" in variant.name else set())
 
 
 def test_what_the_command_line_says_wins_over_the_step_and_the_step_over_the_file(
@@ -136,11 +135,11 @@ def test_what_the_command_line_says_wins_over_the_step_and_the_step_over_the_fil
     _, (mine, train) = read_recipe(path)
     assert (mine.options.data, mine.options.output, mine.options.seed) == (["data/x:train"], "o/a.jsonl", 1)
     assert (train.options.train_data, train.options.output) == (["o/a.jsonl", "y"], "o/b")
-    assert (train.options.seed, train.options.batch_size, train.options.limit) == (2, 4, None)
+    assert (train.options.seed, train.options.settings.batch_size, train.options.limit) == (2, 4, None)
     flags = ["--output", "p", "--data=d", "--seed", "3", "--limit", "10", "--bf16", "--dev-data", "v", "w"]
     _, (mine, train) = read_recipe(path, flags)
     assert (mine.options.data, mine.options.output, mine.options.limit) == (["d/x:train"], "p/a.jsonl", 5)
-    assert (train.options.seed, train.options.limit, train.options.bf16) == (3, 10, True)
+    assert (train.options.seed, train.options.limit, train.options.settings.bf16) == (3, 10, True)
     assert train.options.dev_data == ["v", "w"]
 
 
@@ -149,7 +148,9 @@ def test_a_file_without_steps_holds_the_fields_of_one_recipe(write: Callable[[st
         'output = "o"\nmodel = "m"\ntrain_data = ["t"]\nlearning_rate = 1e-4\nfreeze_contextualization = true\n'
     )
     _, (step,) = read_recipe(path)
-    expected = TrainingRecipe("m", ["t"], "o", learning_rate=1e-4, freeze_contextualization=True)
+    expected = TrainingRecipe(
+        "m", ["t"], "o", settings=TrainingSettings(learning_rate=1e-4, freeze_contextualization=True)
+    )
     assert (step.command, step.options) == ("train", expected)
 
 
@@ -165,14 +166,22 @@ def test_a_file_without_steps_holds_the_fields_of_one_recipe(write: Callable[[st
             [],
             r"step 'a': model: \{b\} is no earlier step; there are data, output",
         ),
-        ('output = "o"\nmodel = "m"\ntrain_data = ["t"]\nbach_size = 3', [], "unknown flags --bach_size 3"),
+        (
+            'output = "o"\nmodel = "m"\ntrain_data = ["t"]\nbach_size = 3',
+            [],
+            "there is no flag --bach_size; did you mean --batch-size",
+        ),
         (
             'output = "o"\nmodel = "m"\ntrain_data = ["t"]\nloss = "hinge"',
             [],
-            "step 'o': argument --loss: invalid choice",
+            "step 'o': --loss: invalid choice",
         ),
         ('output = "o"\nmodel = "m"\ntrain_data = ["t"]\nbatch_size = 0', [], "batch_size: must be at least 1"),
-        ('output = "o"\nmodel = "m"\ntrain_data = ["t"]', ["--wings", "2"], "unknown flags --wings"),
+        (
+            'output = "o"\nmodel = "m"\ntrain_data = ["t"]',
+            ["--wings", "2"],
+            "no step of the recipe has the flags --wings",
+        ),
         ('output = "o"\nmodel = "m"\ntrain_data = ["t"]', ["2"], "'2' stands before any flag"),
     ],
 )
@@ -189,7 +198,7 @@ def test_a_missing_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_steps_are_done_once_and_seeds_have_mean_and_spread(
     two_steps: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["train", two_steps, "--max_steps", "2"]) == 0
+    assert cli.main(["train", two_steps, "--max-steps", "2"]) == 0
     printed = capsys.readouterr().out
     assert "Step 2 of 2: model (train)" in printed
     folder = tmp_path / "run" / "model"
@@ -212,11 +221,11 @@ def test_steps_are_done_once_and_seeds_have_mean_and_spread(
     # Once more: nothing is converted or trained, not even where one step has lost its marker.
     monkeypatch.setattr("mice_st.commands.convert.run_convert", lambda *_, **__: pytest.fail("converted twice"))
     monkeypatch.setattr(RerankerTrainer, "train", lambda *_, **__: pytest.fail("trained twice"))
-    run_recipe(two_steps, ["--max_steps", "2"])
+    run_recipe(two_steps, ["--max-steps", "2"])
     (tmp_path / "run" / "steps" / "model.json").unlink()
-    run_recipe(two_steps, ["--max_steps", "2"])
+    run_recipe(two_steps, ["--max-steps", "2"])
     with pytest.raises(ValueError, match=r"step 'model' was done with other options \(max_steps\)"):
-        run_recipe(two_steps, ["--max_steps", "4"])
+        run_recipe(two_steps, ["--max-steps", "4"])
 
 
 def test_a_recipe_may_end_in_measuring_what_it_made(
@@ -246,7 +255,7 @@ def test_a_step_that_was_cut_off_goes_on_from_its_last_complete_checkpoint(tmp_p
     checkpoint.mkdir()
     for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
         (checkpoint / name).write_text("{}")
-    assert asdict(go_on(recipe)) == asdict(recipe) | {"resume": True}
+    assert go_on(recipe).flat() == recipe.flat() | {"resume": True}
 
 
 def test_seeds_need_something_to_compare_them_on(two_steps: str, tmp_path: Path) -> None:
@@ -270,11 +279,11 @@ def test_two_processes_do_a_recipe_together(two_steps: str, tmp_path: Path) -> N
         "--standalone",
         "--nproc_per_node=2",
         "-m",
-        "mice_st.commands.main",
+        "mice_st",
         "train",
     )
     ran = subprocess.run(
-        [sys.executable, *torchrun, two_steps, "--max_steps", "2", "--expected_processes", "2"],
+        [sys.executable, *torchrun, two_steps, "--max-steps", "2", "--expected-processes", "2"],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -329,8 +338,8 @@ def test_mice_mini_runs_from_one_end_to_the_other(tmp_path: Path, monkeypatch: p
             write_beir(Collection(name, corpus, queries, qrels), tmp_path / "data" / name, split)
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(EXAMPLES / "mice-mini.toml", "mice-mini.toml")
-    flags = ["--limit", "80", "--negatives", "3", "--batch_size", "2", "--dev_queries", "3"]
-    run_recipe("mice-mini.toml", [*flags, "--dev_top_k", "5", "--cpu", "--device", "cpu"])
+    flags = ["--limit", "80", "--negatives", "3", "--batch-size", "2", "--dev-queries", "3"]
+    run_recipe("mice-mini.toml", [*flags, "--dev-top-k", "5", "--cpu", "--device", "cpu"])
     summary = json.loads(Path("runs/mice-mini/distilled/seeds.json").read_text())
     assert len(summary["seeds"]) == 3
     assert {"dev_ndcg@10", "watched_ndcg@10"} <= set(summary["mean"])

@@ -163,21 +163,6 @@ def test_interaction_layers_may_start_at_random(cross_encoder_folder: Path) -> N
     assert report.fresh == [name for name in model.mice.state_dict() if name.startswith("interaction.")]
 
 
-@pytest.mark.parametrize("heads", [1, 2])
-def test_shared_heads_start_as_the_mean_of_those_that_share_them(cross_encoder_folder: Path, heads: int) -> None:
-    model, _ = convert(cross_encoder_folder, 3, 1, interaction_key_value_heads=heads)
-    source, placed = source_tensors(cross_encoder_folder), model.mice.state_dict()
-    for part in ("key", "value"):
-        for kind in ("weight", "bias"):
-            tensor = source[f"encoder.layer.3.attention.self.{part}.{kind}"]
-            rows = [tensor[head * 8 : (head + 1) * 8] for head in range(4)]  # four heads of a width of 8
-            group = 4 // heads
-            means = [sum(rows[start : start + group]) / group for start in range(0, 4, group)]
-            shared = placed[f"interaction.0.cross_attention.{part}.{kind}"]
-            torch.testing.assert_close(shared, torch.cat(means))  # type: ignore[arg-type]
-            assert torch.equal(placed[f"interaction.0.self_attention.{part}.{kind}"], tensor)
-
-
 def test_what_further_options_add_is_fresh(cross_encoder_folder: Path) -> None:
     model, report = convert(cross_encoder_folder, 3, 1, global_cls=True, lexical_bias=True, query_self_attention=False)
     assert report.fresh == ["global_cls", "interaction.0.lexical_bias"]

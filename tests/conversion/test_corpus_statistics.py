@@ -64,9 +64,9 @@ def test_the_command_starts_weights_and_projections_from_a_collection(
     (corpus / "queries.jsonl").write_text('{"_id": "q", "text": "cat"}\n')
     (corpus / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq\t0\t1\n")
     output = tmp_path / "narrow"
-    command = ["convert", "--source", str(cross_encoder_folder), "--output", str(output)]
-    command += ["--contextualization_layers", "1", "--interaction_layers", "1", "--interaction_hidden_size", "8"]
-    main([*command, "--max_sim_residual", "true", "--corpora", f"{corpus}:train"])
+    command = ["convert", "--model", str(cross_encoder_folder), "--output", str(output)]
+    command += ["--contextualization-layers", "1", "--interaction-layers", "1", "--interaction-hidden-size", "8"]
+    main([*command, "--max-sim-residual", "--data", f"{corpus}:train"])
     mice = MiceCrossEncoder(str(output)).mice
     assert torch.equal(mice.query_projection.weight, mice.document_projection.weight)
     expected = inverse_document_frequencies(MiceCrossEncoder(str(output)), TEXTS)

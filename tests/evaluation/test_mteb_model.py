@@ -8,10 +8,11 @@ from sentence_transformers import CrossEncoder
 
 from mice_st import MiceCrossEncoder
 from mice_st.data.collection import Collection
-from mice_st.evaluation.mteb_candidates import TaskCandidates, find_candidates
+from mice_st.evaluation.mteb_candidates import find_candidates
 from mice_st.evaluation.mteb_model import MiceSearch, load, load_for_mteb, make_model_meta, model_revision
 from mice_st.evaluation.mteb_run import main_score, measure, rerank_only
 from mice_st.evaluation.mteb_tasks import SuiteTask, make_task
+from mice_st.evaluation.suites import CandidateSet
 from tests.evaluation.made import make_collection
 from tests.text_pairs import is_order_of
 
@@ -29,7 +30,7 @@ def entry() -> SuiteTask:
 
 
 @pytest.fixture
-def candidates(entry: SuiteTask, tmp_path: Path) -> TaskCandidates:
+def candidates(entry: SuiteTask, tmp_path: Path) -> CandidateSet:
     return find_candidates(entry, "bm25", 10, tmp_path)
 
 
@@ -46,13 +47,13 @@ class Counting(MiceCrossEncoder):
 @pytest.mark.parametrize("tokens_at_once", [2**20, 1])
 def test_agrees_with_the_stock_wrapper(
     entry: SuiteTask,
-    candidates: TaskCandidates,
+    candidates: CandidateSet,
     mice_folder: Path,
     stock: CrossEncoder,
     tokens_at_once: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mice_st.evaluation.mteb_model.DOCUMENTS_AT_ONCE", 5)  # several blocks
+    monkeypatch.setattr("mice_st.evaluation.blocks.DOCUMENTS_AT_ONCE", 5)  # several blocks
     theirs = measure(entry, candidates, stock)
     ours = measure(entry, candidates, load(str(mice_folder), device="cpu", tokens_at_once=tokens_at_once))
     assert ours.run.keys() == theirs.run.keys() == set(entry.collection.queries)
@@ -67,16 +68,16 @@ def test_agrees_with_the_stock_wrapper(
 
 
 def test_each_document_is_encoded_once(
-    entry: SuiteTask, candidates: TaskCandidates, mice_folder: Path, monkeypatch: pytest.MonkeyPatch
+    entry: SuiteTask, candidates: CandidateSet, mice_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mice_st.evaluation.mteb_model.DOCUMENTS_AT_ONCE", 5)
+    monkeypatch.setattr("mice_st.evaluation.blocks.DOCUMENTS_AT_ONCE", 5)
     model = Counting(str(mice_folder), device="cpu")
     model.encoded = []
     measure(entry, candidates, MiceSearch(model, tokens_at_once=1))
-    wanted = {entry.collection.corpus[item] for found in candidates.run.values() for item in found}
+    wanted = {entry.collection.corpus[item] for found in candidates.candidates.values() for item in found}
     assert len(model.encoded) == len(wanted)
     assert set(model.encoded) == wanted
-    assert len(wanted) < sum(map(len, candidates.run.values()))
+    assert len(wanted) < sum(map(len, candidates.candidates.values()))
 
 
 def test_mteb_drives_it_by_search(mice: MiceCrossEncoder) -> None:
@@ -88,11 +89,11 @@ def test_mteb_drives_it_by_search(mice: MiceCrossEncoder) -> None:
 
 
 def test_without_candidates_and_with_unknown_ones(
-    entry: SuiteTask, candidates: TaskCandidates, mice: MiceCrossEncoder
+    entry: SuiteTask, candidates: CandidateSet, mice: MiceCrossEncoder
 ) -> None:
     with pytest.raises(ValueError, match=r"task tiny: MICE re-ranks and needs candidates"):
         measure_without_candidates(entry, mice)
-    candidates.run["q1"]["d99"] = 0.0
+    candidates.candidates["q1"]["d99"] = 0.0
     with pytest.raises(ValueError, match=r"candidates of query 'q1': document 'd99' is not in the corpus"):
         measure(entry, candidates, MiceSearch(mice))
 
@@ -103,14 +104,14 @@ def measure_without_candidates(entry: SuiteTask, mice: MiceCrossEncoder) -> None
     run_mteb(entry, MiceSearch(mice), 8)
 
 
-def test_candidates_that_a_model_leaves_out_are_refused(entry: SuiteTask, candidates: TaskCandidates) -> None:
+def test_candidates_that_a_model_leaves_out_are_refused(entry: SuiteTask, candidates: CandidateSet) -> None:
     from mice_st.evaluation.mteb_run import FixedRun
 
-    partial = {query_id: dict(list(found.items())[1:]) for query_id, found in candidates.run.items()}
+    partial = {query_id: dict(list(found.items())[1:]) for query_id, found in candidates.candidates.items()}
     meta = make_model_meta_of_nothing()
     with pytest.raises(ValueError, match=r"tiny: 8 candidates were not scored; the first: query 'q0'"):
         measure(entry, candidates, FixedRun(partial, meta))
-    broken = {query_id: dict.fromkeys(found, float("nan")) for query_id, found in candidates.run.items()}
+    broken = {query_id: dict.fromkeys(found, float("nan")) for query_id, found in candidates.candidates.items()}
     with pytest.raises(ValueError, match=r"query 'q0', document '\w+': the score is nan"):
         measure(entry, candidates, FixedRun(broken, meta))
 
@@ -121,14 +122,14 @@ def make_model_meta_of_nothing() -> Any:
     return ModelMeta.create_empty({"name": "local/run", "revision": "1"})
 
 
-def test_the_first_stage_is_a_system_like_any_other(entry: SuiteTask, candidates: TaskCandidates) -> None:
+def test_the_first_stage_is_a_system_like_any_other(entry: SuiteTask, candidates: CandidateSet) -> None:
     from mice_st.evaluation.metrics import evaluate_run
     from mice_st.evaluation.mteb_run import FixedRun
 
-    measured = measure(entry, candidates, FixedRun(candidates.run, make_model_meta_of_nothing()))
-    assert measured.figures == evaluate_run(entry.collection.qrels, candidates.run)
+    measured = measure(entry, candidates, FixedRun(candidates.candidates, make_model_meta_of_nothing()))
+    assert measured.figures == evaluate_run(entry.collection.qrels, candidates.candidates)
     assert measured.figures.missing_queries == 1
-    assert candidates.queries_without == ["q8"]
+    assert candidates.queries_without_candidates == ["q8"]
 
 
 def test_meta_says_what_the_model_is(mice_folder: Path, mice: MiceCrossEncoder) -> None:
@@ -147,7 +148,7 @@ def test_meta_says_what_the_model_is(mice_folder: Path, mice: MiceCrossEncoder) 
 
 
 def test_meta_loads_the_model_again(
-    entry: SuiteTask, candidates: TaskCandidates, mice: MiceCrossEncoder, mice_folder: Path
+    entry: SuiteTask, candidates: CandidateSet, mice: MiceCrossEncoder, mice_folder: Path
 ) -> None:
     meta = make_model_meta(mice, str(mice_folder), None).model_copy(update={"name": str(mice_folder)})
     again = meta.load_model(device="cpu")

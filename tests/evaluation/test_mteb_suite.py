@@ -12,17 +12,26 @@ from sentence_transformers import CrossEncoder
 
 from mice_st import MiceCrossEncoder
 from mice_st.commands import main as cli
-from mice_st.commands.evaluate import EvaluateOptions
+from mice_st.commands.evaluate import EvaluateOptions, measure_suite
 from mice_st.data.collection import write_beir
 from mice_st.data.first_stage import BM25
-from mice_st.evaluation import mteb_stock
+from mice_st.evaluation import mteb_stock, suites
 from mice_st.evaluation.metrics import evaluate_run
-from mice_st.evaluation.mteb_suite import evaluate_with_mteb
+from mice_st.evaluation.mteb_adapter import MtebSuite
+from mice_st.evaluation.mteb_candidates import find_candidates
+from mice_st.evaluation.mteb_model import load_for_mteb
+from mice_st.evaluation.mteb_run import measure
+from mice_st.evaluation.mteb_tasks import load_tasks
 from mice_st.evaluation.per_query import per_query_file
 from mice_st.evaluation.tables import format_latex, format_table, write_tables
 from tests.evaluation.made import make_collection
 
 pytest.importorskip("mteb")
+
+
+def evaluate(options: EvaluateOptions) -> dict[str, Any]:
+    return measure_suite(options)[0]
+
 
 TINY = make_collection("tiny", 0)
 
@@ -50,7 +59,7 @@ def test_every_kind_of_model(
 ) -> None:
     made = options()
     models = [str(folder) for folder in (mice_folder, cross_encoder_folder, embedding_folder)]
-    arguments = ["--output", made.output, "--suite", made.suite, "--top_k", "8", "--device", "cpu"]
+    arguments = ["--output", made.output, "--suite", made.suite, "--top-k", "8", "--device", "cpu"]
     assert cli.main(["evaluate", "--model", "bm25", *models, *arguments]) == 0
     results = json.loads(Path(made.output).read_text())
     assert capsys.readouterr().out.strip().endswith(format_table(results))
@@ -82,6 +91,43 @@ def test_every_kind_of_model(
         assert Path(made.output).with_suffix(ending).stat().st_size > 50, ending
 
 
+def test_a_set_has_one_result_whichever_way_it_is_read(
+    options: Callable[..., EvaluateOptions],
+    mice_folder: Path,
+    embedding_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(suites.SUITES, "own", (suites.SuiteSet("tiny:test", "tiny"),))
+    models = ("bm25", mice_folder, embedding_folder)
+    through_mteb = evaluate(options(*models))
+    fields = {"suite": "own", "data": str(tmp_path), "codecs": ["fp32"], "time_queries": 0}
+    own = evaluate(options(*models, **fields, output=str(tmp_path / "own.json")))
+    for row, other in zip(through_mteb["systems"], own["systems"], strict=True):
+        assert (row["name"], row["kind"], row["groups"]) == (other["name"], other["kind"], other["groups"])
+        assert row["sets"]["tiny"] == other["sets"]["tiny"] | {"main_score": row["sets"]["tiny"]["main_score"]}
+    assert through_mteb["sets"] == [own["sets"][0] | {"main_score": "ndcg_at_10"}]
+    assert per_query_file(tmp_path / "own.json").read_text() == per_query_file(tmp_path / "out.json").read_text()
+
+
+def test_written_results_are_those_of_mteb_driving_the_model(
+    options: Callable[..., EvaluateOptions], mice_folder: Path, tmp_path: Path
+) -> None:
+    made = options(mice_folder)
+    evaluate(made)
+    (written,) = (tmp_path / "out.mteb" / "results").glob("*/*/tiny.json")
+    (task,) = load_tasks(made.suite)
+    candidates = find_candidates(task, "bm25", 8, tmp_path / "cache")
+    driven = measure(task, candidates, load_for_mteb(str(mice_folder), "cpu")[0], made.batch_size)
+    (ours,) = json.loads(written.read_text())["scores"]["test"]
+    (expected,) = driven.result["scores"]["test"]
+    assert ours.keys() == expected.keys()
+    figures = [name for name, value in expected.items() if isinstance(value, float)]
+    assert len(figures) > 20
+    for name in figures:  # the file has six digits
+        assert ours[name] == pytest.approx(expected[name], abs=1e-6, nan_ok=True), name
+
+
 def test_the_stock_wrapper_beside_ours(
     options: Callable[..., EvaluateOptions],
     mice_folder: Path,
@@ -89,9 +135,10 @@ def test_the_stock_wrapper_beside_ours(
     stock: CrossEncoder,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     made = options()
-    arguments = ["--output", made.output, "--suite", made.suite, "--top_k", "8", "--device", "cpu", "--stock", "true"]
+    arguments = ["--output", made.output, "--suite", made.suite, "--top-k", "8", "--device", "cpu", "--stock"]
     assert cli.main(["evaluate", "--model", str(mice_folder), "bm25", *arguments]) == 0
     results = json.loads(Path(made.output).read_text())
     (row,) = results["stock"]
@@ -110,20 +157,21 @@ def test_the_stock_wrapper_beside_ours(
             return off(*args, **kwargs) + 0.25
 
     monkeypatch.setattr(mteb_stock, "CrossEncoder", Other)
-    (row,) = mteb_stock.compare_with_stock(options(mice_folder))
+    tasks = MtebSuite(made.suite, "bm25", 8, None, 0, tmp_path, tmp_path / "other.mteb").tasks()
+    (row,) = mteb_stock.compare_with_stock([str(mice_folder)], tasks, "cpu")
     assert row["largest_difference"] == pytest.approx(0.25, abs=1e-5)
     with pytest.raises(ValueError, match="stock: none of the models is MICE"):
-        mteb_stock.compare_with_stock(options("bm25"))
+        mteb_stock.compare_with_stock(["bm25"], [])
 
 
 def test_measured_once(
     options: Callable[..., EvaluateOptions], mice_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = evaluate_with_mteb(options("bm25", mice_folder))
-    monkeypatch.setattr("mice_st.evaluation.mteb_suite.measure", lambda *_: pytest.fail("it was measured before"))
-    assert evaluate_with_mteb(options("bm25", mice_folder)) == results
+    results = evaluate(options("bm25", mice_folder))
+    monkeypatch.setattr("mice_st.evaluation.pipeline.rerank", lambda *_: pytest.fail("it was measured before"))
+    assert evaluate(options("bm25", mice_folder)) == results
     with pytest.raises(pytest.fail.Exception):
-        evaluate_with_mteb(options(mice_folder, codecs=["int8"]))
+        evaluate(options(mice_folder, codecs=["int8"]))
 
 
 @pytest.mark.parametrize(
@@ -137,15 +185,15 @@ def test_measured_once(
 def test_results_of_another_setting_are_refused(
     options: Callable[..., EvaluateOptions], fields: dict[str, Any], message: str
 ) -> None:
-    evaluate_with_mteb(options("bm25"))
+    evaluate(options("bm25"))
     with pytest.raises(ValueError, match=message):
-        evaluate_with_mteb(options("bm25", **fields))
+        evaluate(options("bm25", **fields))
 
 
 def test_queries_are_drawn(options: Callable[..., EvaluateOptions]) -> None:
-    assert evaluate_with_mteb(options("bm25", queries=2))["sets"][0]["queries"] == 2
+    assert evaluate(options("bm25", queries=2))["sets"][0]["queries"] == 2
     with pytest.raises(ValueError, match="queries: a part of the queries of nanobeir would no longer be the task"):
-        evaluate_with_mteb(options("bm25", queries=2, suite="nanobeir"))
+        evaluate(options("bm25", queries=2, suite="nanobeir"))
 
 
 @pytest.mark.parametrize(
@@ -154,11 +202,11 @@ def test_queries_are_drawn(options: Callable[..., EvaluateOptions]) -> None:
         (["--suite", "nonsense"], "suite: there is no 'nonsense'; there are dev, paper, paper-id"),
         (["--suite", "dev"], "data: the suite dev needs the folder of its sets"),
         (
-            ["--suite", "dev", "--data", "x", "--first_stage", "y"],
+            ["--suite", "dev", "--data", "x", "--first-stage", "y"],
             "the candidates of the suite dev are always those of",
         ),
         (["--suite", "folder:absent"], "absent: there is no such folder"),
-        (["--suite", "dev", "--data", "x", "--stock", "true"], "stock: the suite dev is not measured through mteb"),
+        (["--suite", "dev", "--data", "x", "--stock"], "stock: the suite dev is not measured through mteb"),
     ],
 )
 def test_bad_input_is_one_line(

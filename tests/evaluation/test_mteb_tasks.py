@@ -98,13 +98,13 @@ def test_candidates_of_bm25_a_run_file_and_mteb(entry: SuiteTask, tmp_path: Path
     made = entry.collection
     expected = BM25(made.corpus).search(made.queries, 5)
     found = find_candidates(entry, "bm25", 5, tmp_path)
-    assert found.run == expected
+    assert found.candidates == expected
     write_run(BM25(made.corpus).search(made.queries, 9), tmp_path / "tiny.trec")
     for first_stage in (tmp_path / "tiny.trec", tmp_path):  # a file, or a folder with one for each task
-        assert find_candidates(entry, str(first_stage), 5, tmp_path).run == expected
+        assert find_candidates(entry, str(first_stage), 5, tmp_path).candidates == expected
     stemmed = find_candidates(entry, "mteb/baseline-bm25s", 5, tmp_path)
-    assert all(len(scores) == 5 for scores in stemmed.run.values())
-    for query_id, scores in stemmed.run.items():
+    assert all(len(scores) == 5 for scores in stemmed.candidates.values())
+    for query_id, scores in stemmed.candidates.items():
         # No word of these texts has another stem, so that the orders can only differ where scores are equal.
         ours = BM25(made.corpus).search({query_id: made.queries[query_id]}, 12)[query_id]
         assert [ours[item] for item in scores] == pytest.approx(list(expected[query_id].values()), abs=1e-5)
@@ -119,7 +119,9 @@ def test_a_search_of_mteb_is_kept_for_this_content_and_depth(
     with monkeypatch.context() as patch:
         patch.setattr("mice_st.evaluation.mteb_candidates.search_with", lambda *_: pytest.fail("it was found before"))
         assert find_candidates(entry, "mteb/baseline-bm25s", 5, tmp_path) == found
-    assert all(len(scores) == 3 for scores in find_candidates(entry, "mteb/baseline-bm25s", 3, tmp_path).run.values())
+    assert all(
+        len(scores) == 3 for scores in find_candidates(entry, "mteb/baseline-bm25s", 3, tmp_path).candidates.values()
+    )
     made = entry.collection
     changed = suite_task(Collection("tiny", made.corpus | {"d0": "berlin city"}, made.queries, made.qrels))
     assert find_candidates(changed, "mteb/baseline-bm25s", 5, tmp_path).key != found.key
@@ -131,7 +133,7 @@ def test_candidates_that_a_task_brings_along_are_taken_whole(tmp_path: Path) -> 
     own = {query: [f"d{place}" for place in range(7)] for query in made.queries}
     entry.task.dataset["default"]["test"]["top_ranked"] = own
     found = find_candidates(SuiteTask(entry.task, "tiny", made, own), "bm25", 2, tmp_path)
-    assert {query: list(scores) for query, scores in found.run.items()} == own
+    assert {query: list(scores) for query, scores in found.candidates.items()} == own
 
 
 @pytest.mark.parametrize(
@@ -168,9 +170,11 @@ def test_a_query_without_candidates_counts_as_zero(
     whole = BM25(entry.collection.corpus).search(entry.collection.queries, 12)
     write_run({query: scores for query, scores in whole.items() if query != "q2"}, file)
     found = find_candidates(entry, str(file), 12, tmp_path)
-    assert found.queries_without == ["q2"]
+    assert found.queries_without_candidates == ["q2"]
     assert "tiny: 1 of 6 queries have no candidates and score 0; the first: 'q2'" in caplog.text
-    perfect = {query: {item: float(item == f"d{query[1:]}") for item in scores} for query, scores in found.run.items()}
+    perfect = {
+        query: {item: float(item == f"d{query[1:]}") for item in scores} for query, scores in found.candidates.items()
+    }
     measured = measure(entry, found, FixedRun(perfect, ModelMeta.create_empty({"name": "local/run", "revision": "1"})))
     assert measured.figures.ndcg_at_10 == pytest.approx(5 / 6)
     assert measured.ceiling.ndcg_at_10 == pytest.approx(5 / 6)

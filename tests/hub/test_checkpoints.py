@@ -16,9 +16,9 @@ ROW = '{"query": "who", "positive": "people", "negatives": ["cat", "dog"]}\n'
 def train(mice_folder: Path, tmp_path: Path) -> int:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(ROW * 4)
-    run = ["train", "--model", str(mice_folder), "--train_data", str(rows), "--output", str(tmp_path / "trained")]
-    steps = ["--cpu", "--batch_size", "2", "--max_steps", "2", "--save_steps", "1", "--learning_rate", "1e-2"]
-    return cli.main([*run, *steps, "--push_to", "org/training"])
+    run = ["train", "--model", str(mice_folder), "--train-data", str(rows), "--output", str(tmp_path / "trained")]
+    steps = ["--cpu", "--batch-size", "2", "--max-steps", "2", "--save-steps", "1", "--learning-rate", "1e-2"]
+    return cli.main([*run, *steps, "--push-to", "org/training"])
 
 
 def test_every_checkpoint_is_a_private_commit_that_loads(

@@ -72,7 +72,7 @@ def test_dry_run_lists_sizes_and_hashes_without_network_or_token(
     (folder / "checkpoints" / "optimizer.pt").write_bytes(b"1")
     (folder / "card.yaml").write_text("version: 2.1.0\n")
     built = tmp_path / "built"
-    assert push("--dry_run", "true", "--output", str(built)) == 0
+    assert push("--dry-run", "--output", str(built)) == 0
     printed = capsys.readouterr().out
     for file in describe_files(built):
         assert f"{file.size:>12,}  {file.sha256}  {file.path}\n" in printed
@@ -99,7 +99,7 @@ def test_the_token_is_never_printed(
 
 def test_flags_reach_the_hub(push: Push, online: LoopbackHub, known_scores: list[float]) -> None:
     online.state.collections["org/rerankers"] = []
-    assert push("--private", "true", "--branch", "next", "--tag", "v0.1", "--collection", "org/rerankers") == 0
+    assert push("--private", "--branch", "next", "--tag", "v0.1", "--collection", "org/rerankers") == 0
     repository = online["org/mice-base"]
     assert repository.private
     assert repository.tags == {"v0.1": repository.branches["next"]}
@@ -189,12 +189,12 @@ def test_a_folder_that_lacks_a_file_is_refused(
     push: Push, folder: Path, capsys: pytest.CaptureFixture[str], missing: str, message: str
 ) -> None:
     (folder / missing).unlink()
-    assert push("--dry_run", "true") == 2
+    assert push("--dry-run") == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_folder_that_is_none_is_refused(push: Push, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert push("--dry_run", "true", model=tmp_path / "absent") == 2
+    assert push("--dry-run", model=tmp_path / "absent") == 2
     assert "absent: there is no such folder" in capsys.readouterr().err
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import BertConfig
 
 from mice_st.modeling.configuration_mice import MiceConfig
-from mice_st.modeling.modeling_mice import EncodedTexts, MiceForSequenceClassification
+from mice_st.modeling.layers_mice import EncodedTexts
+from mice_st.modeling.modeling_mice import MiceForSequenceClassification
 
 CLS, SEP, VOCABULARY = 2, 3, 60
 BACKBONE = {

@@ -8,10 +8,11 @@ import pytest
 import torch
 from transformers import BertConfig
 
-from mice_st.modeling import prepared_query
+from mice_st.modeling import interaction_mice
 from mice_st.modeling.configuration_mice import MiceConfig
-from mice_st.modeling.interaction import project_documents, score_documents
-from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
+from mice_st.modeling.interaction_mice import score_documents
+from mice_st.modeling.layers_mice import DocumentStates, EncodedTexts
+from mice_st.modeling.modeling_mice import MiceForSequenceClassification
 from mice_st.states.packed import PackedStates
 
 CLS, SEP, VOCABULARY = 2, 3, 24  # few ids, so that exact matches are many
@@ -30,22 +31,16 @@ OPTIONS: dict[str, list[Any]] = {
     "interaction_order": ["cross_first", "self_first"],
     "interaction_attention": ["split", "joint"],
     "document_states": ["frozen", "per_layer"],
-    "interaction_key_value_heads": [None, None, 1, 2],
     "query_self_attention": [True, True, True, False],
     "global_cls": [False, True],
     "query_attends_cls": [False, True],
     "cls_attends_document": [True, False],
-    "query_attends_document_sep": [True, False],
-    "contextualization_attends_cls": [True, False],
-    "sep_attends_itself_alone": [False, True],
-    "document_cls": [True, False],
-    "document_token_type": [0, 1],
+    "mask3_frame": [False, True],
     "pooler": [True, False],
     "pooled_residual": [False, True],
     "pooling": ["mean", "cls"],
     "exact_match": [False, True],
     "lexical_bias": [False, True],
-    "match_residual": [False, True],
     "max_sim_residual": [False, True],
 }
 
@@ -104,18 +99,19 @@ def test_every_way_to_score_agrees(seed: int, shake: Callable[..., None], monkey
         query = queries.select(torch.tensor([place]))
         expected = model.score(queries.select(torch.full((len(documents),), place)), batch).squeeze(-1)
         assert expected.isfinite().all()
-        assert place or expected.std() > 1e-4, config.name  # the document is read, if the query has tokens
+        # The document is read, if the query has tokens; DOCUMENTS[0] has none, and a score of its own.
+        assert place or expected[1:].std() > 1e-4, config.name
+        assert expected[0] == config.empty_document_score
         # One pair alone, without padding.
         tokens = int(query.attention_mask.sum())
         alone = EncodedTexts(*(field[:, :tokens] for field in query))
         one = model.score(alone, EncodedTexts.pad(documents[:1], torch.float32, torch.device("cpu")))
         torch.testing.assert_close(one[0], expected[:1], atol=1e-5, rtol=1e-6)
         for absorbed in (True, False):
-            monkeypatch.setattr(prepared_query, "absorbing_pays", lambda *_, absorbed=absorbed: absorbed)
+            monkeypatch.setattr(interaction_mice, "absorbing_pays", lambda *_, absorbed=absorbed: absorbed)
             fast.append((score_documents(model, query, documents, 2), expected))
         packed = PackedStates.from_documents(documents, "fp32")
         fast.append((score_documents(model, query, packed, 3), expected))
-        fast.append((score_documents(model, query, project_documents(model, documents, torch.float32)), expected))
     for scores, expected in fast:
         torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-6, msg=lambda text: f"{config.name}: {text}")
 
@@ -165,7 +161,7 @@ NAMES: list[tuple[dict[str, Any], str]] = [
         "mice-l4-d6+3-self-lex",
     ),
     ({"document_states": "per_layer", "interaction_attention": "joint"}, "mice-l4+3-joint-perlayer"),
-    ({"interaction_hidden_size": 16, "interaction_key_value_heads": 1}, "mice-l4+3-w16-kv1"),
+    ({"interaction_hidden_size": 16, "mask3_frame": True}, "mice-l4+3-mask3-w16"),
 ]
 
 
@@ -191,18 +187,18 @@ def test_every_choice_has_a_name_of_its_own() -> None:
 EXCLUDED: list[tuple[dict[str, Any], str]] = [
     ({"interaction_attention": "joint", "interaction_order": "self_first"}, "interaction_order: 'self_first'"),
     ({"interaction_attention": "joint", "query_self_attention": False}, "interaction_attention: 'joint'"),
-    ({"interaction_attention": "joint", "interaction_key_value_heads": 1}, "interaction_key_value_heads"),
     ({"document_states": "per_layer", "query_self_attention": False}, "document_states: 'per_layer'"),
     ({"interaction_order": "self_first", "query_self_attention": False}, "interaction_order: 'self_first'"),
     ({"cls_attends_document": False, "query_self_attention": False}, "cls_attends_document: False"),
     ({"query_attends_cls": True, "query_self_attention": False}, "query_attends_cls: True"),
-    ({"pooled_residual": True, "pooling": "cls", "document_cls": False}, "pooling: 'cls'"),
+    ({"pooled_residual": True, "pooling": "cls", "mask3_frame": True}, "pooling: 'cls'"),
     ({"interaction_attention": "both"}, "interaction_attention: 'both' is not one of"),
     ({"document_states": "thawed"}, "document_states: 'thawed' is not one of"),
-    ({"interaction_key_value_heads": 3}, "interaction_key_value_heads: 3 heads"),
-    ({"interaction_key_value_heads": 0}, "interaction_key_value_heads: 0 heads"),
+    ({"score_scale": 0.0}, "score_scale: must be positive and finite, got 0.0"),
+    ({"score_scale": float("inf")}, "score_scale: must be positive and finite, got inf"),
+    ({"empty_document_score": float("nan")}, "empty_document_score: must be finite, got nan"),
+    ({"unk_token_id": VOCABULARY}, f"unk_token_id: {VOCABULARY} lies outside the vocabulary"),
     ({"document_contextualization_layers": 0}, "document_contextualization_layers: .* got 0"),
-    ({"document_token_type": 2}, "document_token_type: the backbone has 2 token types, got 2"),
 ]
 
 
@@ -240,3 +236,44 @@ def test_lexical_bias_moves_only_equal_tokens(shake: Callable[..., None]) -> Non
     torch.testing.assert_close(biased[1], layer.cross_attention.value(documents.states[0, 2]), atol=1e-5, rtol=0)
     assert not torch.allclose(biased[1], plain[1], atol=1e-3)
     torch.testing.assert_close(biased[[0, 2, 3]], plain[[0, 2, 3]])  # [CLS] and [SEP] have equals, but are no words
+
+
+MASK3_ON = {
+    "query_attends_document_sep": False,
+    "contextualization_attends_cls": False,
+    "sep_attends_itself_alone": True,
+    "document_cls": False,
+    "document_token_type": 1,
+}
+MASK3_OFF = {
+    "query_attends_document_sep": True,
+    "contextualization_attends_cls": True,
+    "sep_attends_itself_alone": False,
+    "document_cls": True,
+    "document_token_type": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("old", "is_on"), [(MASK3_ON, True), (MASK3_ON | {"document_token_type": 0}, True), (MASK3_OFF, False)]
+)
+def test_a_config_of_an_earlier_version_is_read(old: dict[str, Any], is_on: bool) -> None:
+    written = MiceConfig(BertConfig(**BACKBONE), **SIZES).to_dict()
+    written |= old | {"match_residual": False, "interaction_key_value_heads": None}
+    config = MiceConfig.from_dict(written)
+    assert config.mask3_frame is is_on
+    assert not set(config.to_dict()) & {*old, "match_residual", "interaction_key_value_heads"}
+
+
+@pytest.mark.parametrize(
+    ("old", "message"),
+    [
+        ({"match_residual": True}, "match_residual: True is of an earlier version"),
+        ({"interaction_key_value_heads": 1}, "interaction_key_value_heads: 1 is of an earlier version"),
+        ({"document_cls": False}, "document_cls: these fields of an earlier version are one today, mask3_frame"),
+        (MASK3_ON | {"document_cls": True}, "query_attends_document_sep, .* mask3_frame"),
+    ],
+)
+def test_what_an_earlier_version_had_and_this_one_lacks_is_refused_by_name(old: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MiceConfig.from_dict(MiceConfig(BertConfig(**BACKBONE), **SIZES).to_dict() | old)

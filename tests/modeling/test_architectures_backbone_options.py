@@ -12,19 +12,18 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from mice_st import convert
-from mice_st.modeling.interaction import project_documents
 from mice_st.states.packed import PackedStates
 from tests.modeling.backbones import BACKBONES, LAYERS, hidden_states, make_config, make_tokenizer, normalised
 
 TEXTS = ["where is berlin", "a river and a bridge in the city of berlin, open to people", "cat", "", "the capital 2 2"]
 OPTIONS: list[dict[str, Any]] = [
     {"document_states": "per_layer"},
-    {"interaction_hidden_size": 16, "pooled_residual": True, "match_residual": True, "max_sim_residual": True},
-    {"exact_match": True, "match_residual": True, "pooled_residual": True, "pooling": "cls"},
-    {"contextualization_attends_cls": False, "sep_attends_itself_alone": True, "query_attends_document_sep": False},
-    {"document_cls": False, "query_attends_cls": True, "document_states": "per_layer", "pooled_residual": True},
-    {"document_contextualization_layers": 3, "interaction_key_value_heads": 1, "lexical_bias": True},
-    {"query_self_attention": False, "global_cls": True, "interaction_key_value_heads": 2},
+    {"interaction_hidden_size": 16, "pooled_residual": True, "max_sim_residual": True},
+    {"exact_match": True, "pooled_residual": True, "pooling": "cls"},
+    {"mask3_frame": True},
+    {"mask3_frame": True, "query_attends_cls": True, "document_states": "per_layer", "pooled_residual": True},
+    {"document_contextualization_layers": 3, "lexical_bias": True},
+    {"query_self_attention": False, "global_cls": True},
     {"interaction_attention": "joint", "document_states": "per_layer", "cls_attends_document": False},
 ]
 
@@ -60,17 +59,16 @@ def test_every_path_gives_one_score(
         model.pooled_residual_log_scale.fill_(0.0)
     ids, mask = padded(name)
     queries = model.encode_queries(ids, mask)
-    if model.config.document_cls:
+    if not model.config.mask3_frame:
         documents = model.encode_documents(ids, mask)
     else:
         documents = model.encode_documents(ids[:, 1:], mask[:, 1:])
     stored = PackedStates.from_documents(documents.unpad(), "fp32")
-    projected = project_documents(model, documents.unpad(), torch.float32)
     for row in range(len(TEXTS)):
         query = queries.select(torch.tensor([row]))
         expected = model.score(queries.select(torch.full((len(TEXTS),), row)), documents).squeeze(-1)
         assert expected.std() > 1e-3
-        for given in (documents.unpad(), stored, projected):
+        for given in (documents.unpad(), stored):
             scores = model.score_documents(query, given, 2)
             torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-6)
 

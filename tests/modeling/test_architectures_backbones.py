@@ -89,7 +89,7 @@ def test_an_interaction_layer_without_a_document_is_transformers_own_layer(
     layers: list[Any] = list(model.mice.interaction)
     for place, layer in enumerate(layers):
         with torch.no_grad():
-            rows = layer.feed_forward(layer.self_attention(states[1 + place], states[1 + place], may_read))
+            rows = layer.contextualize(states[1 + place], may_read)
         torch.testing.assert_close(rows[mask.bool()], states[2 + place][mask.bool()], atol=1e-5, rtol=0)
 
 

@@ -20,8 +20,7 @@ from transformers import (
 
 from mice_st import MiceCrossEncoder, convert
 from mice_st.modeling.configuration_mice import MiceConfig
-from mice_st.modeling.modeling_mice import MiceForSequenceClassification
-from mice_st.modeling.pairs import split_pairs
+from mice_st.modeling.modeling_mice import MiceForSequenceClassification, split_pairs
 from mice_st.states.fingerprint import fingerprint_of
 from tests.modeling.backbones import BACKBONES, LAYERS, make_config, make_tokenizer
 
@@ -89,8 +88,8 @@ def test_positions_beyond_the_backbones_are_refused(backbone_folders: dict[str, 
     long = "river " * 60  # the last position is one that the backbone has
     assert len(model.encode_documents([long])[0]) == 40
     assert torch.isfinite(torch.tensor(model.predict([(long, long)]))).all()
-    with pytest.raises(ValueError, match=r"max_seq_length: .* 40 tokens, got 41"):
-        model.module.max_seq_length = 41
+    model.module.max_seq_length = 41  # as sentence-transformers clamps it
+    assert model.max_seq_length == 40
 
 
 # --- tokenizers ---
@@ -183,7 +182,6 @@ MODERNBERT_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"interaction_layer_types": ["full_attention"]}, "interaction_layer_types: .* each of 2 layers"),
     ({"interaction_layer_types": ["full_attention", "local"]}, "interaction_layer_types: .*'local'"),
     ({"interaction_attention": "joint"}, "interaction_attention: 'joint' is not possible with 'modernbert'"),
-    ({"document_token_type": 1}, "document_token_type: the backbone has 1 token types"),
 ]
 
 
@@ -259,11 +257,9 @@ def test_every_choice_of_the_backbone_that_moves_states_is_in_the_fingerprint(
     model, _ = convert(backbone_folders[name], 2, 2)
     backbone = model.mice.config.backbone_config
     fingerprints = [fingerprint_of(model, "fp16").weights_sha256]
-    for choice in model.mice.config.backbone.state_choices:
+    for choice in model.mice.config.facts.state_choices:
         own = getattr(backbone, choice)
         setattr(backbone, choice, changed(own))
-        parameter = next(model.mice.backbone.parameters())
-        parameter.data = parameter.data.clone()  # a hash is kept until weights move
         fingerprints.append(fingerprint_of(model, "fp16").weights_sha256)
         setattr(backbone, choice, own)
     assert len(set(fingerprints)) == len(fingerprints)

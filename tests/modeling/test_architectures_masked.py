@@ -12,13 +12,17 @@ from torch import Tensor
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
 from mice_st import MiceCrossEncoder, convert
-from mice_st.conversion.convert import MASK3_FRAME
 from mice_st.data.collection import Document
 from mice_st.states.encoding import encode_corpus
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.sqlite_store import SqliteStore
 
-LOSSLESS = MASK3_FRAME | {"document_states": "per_layer", "interaction_attention": "joint"}
+LOSSLESS: dict[str, Any] = {
+    "mask3_frame": True,
+    "cls_attends_document": False,
+    "document_states": "per_layer",
+    "interaction_attention": "joint",
+}
 LAYERS = 4
 QUERIES = ["where is berlin", "how many people live in the city of berlin", "sort", ""]
 DOCUMENTS = [
@@ -26,7 +30,6 @@ DOCUMENTS = [
     "a river and a bridge in the city, open to people: 3,520,031 of them, where is it",
     "berlin",
     "python function returns a sorted list of the number of lines in a file",
-    "",
 ]
 PAIRS = [(query, document) for query in QUERIES for document in DOCUMENTS]
 
@@ -121,7 +124,7 @@ def test_no_state_is_kept_that_no_layer_reads(masked: tuple[MiceCrossEncoder, np
 def test_each_field_is_needed(cross_encoder_folder: Path) -> None:
     # Three interaction layers: the last one's only row, [CLS], does not read the document, so that of two one reads it.
     expected = convert(cross_encoder_folder, 1, 3, **LOSSLESS)[0].predict(PAIRS)
-    other: dict[str, Any] = {"document_states": "frozen", "interaction_attention": "split", "document_token_type": 0}
+    other: dict[str, Any] = {"document_states": "frozen", "interaction_attention": "split"}
     for name, value in LOSSLESS.items():
         changed = LOSSLESS | {name: other.get(name, not value)}
         scores = convert(cross_encoder_folder, 1, 3, **changed)[0].predict(PAIRS)
@@ -130,11 +133,10 @@ def test_each_field_is_needed(cross_encoder_folder: Path) -> None:
 
 OPTIONS: dict[str, Any] = {
     "document_contextualization_layers": 3,
-    "interaction_key_value_heads": 1,
     "lexical_bias": True,
     "exact_match": True,
     "global_cls": True,
-    "sep_attends_itself_alone": True,
+    "mask3_frame": True,
 }
 
 DOORS = """

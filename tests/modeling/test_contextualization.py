@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
-from mice_st.modeling.pairs import split_pairs
+from mice_st.modeling.layers_mice import DocumentStates, EncodedTexts
+from mice_st.modeling.modeling_mice import MiceForSequenceClassification, split_pairs
 from tests.modeling.small_model import BACKBONE, CLS, PAIRS, SEP, VOCABULARY, encode_pairs, frame, layers_of, pad
 
 

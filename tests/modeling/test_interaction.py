@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mice_st.modeling import prepared_query
+from mice_st.modeling import interaction_mice
 from mice_st.modeling.configuration_mice import MiceConfig
-from mice_st.modeling.interaction import project_documents, score_documents
-from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts, MiceForSequenceClassification
-from mice_st.modeling.prepared_query import absorbing_pays
+from mice_st.modeling.interaction_mice import absorbing_pays, score_documents
+from mice_st.modeling.layers_mice import DocumentStates, EncodedTexts
+from mice_st.modeling.modeling_mice import MiceForSequenceClassification
 from mice_st.states.packed import PackedStates
 
 VOCABULARY = 60
@@ -77,7 +77,6 @@ CHOICES: dict[str, list[Any]] = {
     "cls_attends_document": [True, False],
     "query_attends_cls": [True, False],
     "exact_match": [True, False],
-    "match_residual": [True, False],
     "max_sim_residual": [True, False],
     "pooled_residual": [True, False],
     "interaction_hidden_size": [None, 16],
@@ -89,7 +88,7 @@ CHOICES: dict[str, list[Any]] = {
 def test_every_configuration_scores_as_the_obvious_path(
     absorbed: bool, pooling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepared_query, "absorbing_pays", lambda *_: absorbed)
+    monkeypatch.setattr(interaction_mice, "absorbing_pays", lambda *_: absorbed)
     for place, values in enumerate(itertools.product(*CHOICES.values())):
         fields = dict(zip(CHOICES, values, strict=True))
         model = build(interaction_layers=2 + place % 2, pooling=pooling, **fields)
@@ -108,7 +107,7 @@ def test_every_configuration_scores_as_the_obvious_path(
     chunk=st.integers(1, 64),
 )
 def test_ragged_documents_score_as_the_obvious_path(lengths: list[int], tokens: int, order: str, chunk: int) -> None:
-    model = build(interaction_layers=2, interaction_order=order, match_residual=True, pooled_residual=True)
+    model = build(interaction_layers=2, interaction_order=order, pooled_residual=True)
     query, documents = query_of(model, tokens), documents_of(model, lengths)
     fast = score_documents(model, query, documents, chunk)
     torch.testing.assert_close(fast, obvious(model, query, documents), rtol=1e-6, atol=TOLERANCE)
@@ -129,27 +128,12 @@ def test_six_hundred_documents_in_any_order_and_company_score_the_same() -> None
 
 @pytest.mark.parametrize("codec", ["fp32", "fp16", "int8", "int4"])
 def test_packed_states_score_as_their_decoded_documents(codec: str) -> None:
-    model = build(interaction_layers=3, match_residual=True)
+    model = build(interaction_layers=3)
     query, documents = query_of(model, 8), documents_of(model, [5, 30, 1, 12, 44])
     packed = PackedStates.from_documents(documents, codec)
     decoded = [packed.document(place) for place in range(len(documents))]
     fast = score_documents(model, query, packed, chunk_documents=2)
     torch.testing.assert_close(fast, obvious(model, query, decoded), rtol=1e-6, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("order", ["cross_first", "self_first"])
-@pytest.mark.parametrize("reads", [True, False])
-def test_stored_keys_and_values_score_as_the_obvious_path(order: str, reads: bool) -> None:
-    model = build(interaction_layers=2, interaction_order=order, cls_attends_document=reads)
-    query, documents = query_of(model, 8), documents_of(model, [5, 30, 1, 12, 44])
-    projected = project_documents(model, documents, torch.float32)
-    assert projected[1].keys_values is not None
-    assert projected[1].keys_values.shape == (2, 2, 4, 30, 8)
-    expected = obvious(model, query, documents)
-    torch.testing.assert_close(score_documents(model, query, projected), expected, rtol=1e-6, atol=TOLERANCE)
-    # Only some documents with keys: the rest decides.
-    mixed = [*projected[:2], *documents[2:]]
-    torch.testing.assert_close(score_documents(model, query, mixed, 2), expected, rtol=1e-6, atol=TOLERANCE)
 
 
 def test_half_precision_states_are_computed_in_float32() -> None:
@@ -181,7 +165,7 @@ def test_absorbing_pays_below_the_measured_crossover_of_minilm() -> None:
 
 
 def test_padding_of_the_query_is_dropped() -> None:
-    model = build(interaction_layers=2, pooled_residual=True, match_residual=True)
+    model = build(interaction_layers=2, pooled_residual=True)
     query, documents = query_of(model, 6), documents_of(model, [5, 9])
     padded = EncodedTexts(
         torch.nn.functional.pad(query.states, (0, 0, 0, 3), value=7.0),

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from mice_st.modeling.modeling_mice import MiceForSequenceClassification
-from mice_st.modeling.pairs import split_pairs
+from mice_st.modeling.modeling_mice import MiceForSequenceClassification, split_pairs
 from tests.modeling.small_model import CLS, EVERYTHING, PAIRS, SEP, pad, pair_rows, score_pairs
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import BertConfig
 
 from mice_st.modeling.configuration_mice import MiceConfig
-from mice_st.modeling.interaction import score_documents
-from mice_st.modeling.modeling_mice import EncodedTexts, MiceForSequenceClassification
+from mice_st.modeling.interaction_mice import score_documents
+from mice_st.modeling.layers_mice import EncodedTexts
+from mice_st.modeling.modeling_mice import MiceForSequenceClassification
 
 CLS, SEP = 3, 4
 

@@ -120,7 +120,7 @@ def test_what_stock_cross_encoder_saves_opens_every_door(
     tmp_path: Path,
 ) -> None:
     code = {path.name for path in resaved.glob("*.py")}
-    assert {"st_mice.py", "configuration_mice.py", "modeling_mice.py", "layers.py", "states.py"} <= code
+    assert code == {"configuration_mice.py", "interaction_mice.py", "layers_mice.py", "modeling_mice.py", "st_mice.py"}
     moved = shutil.move(resaved, tmp_path / "moved")  # what it needs lies in the folder
     again = json.loads(
         run_python(DOORS, moved, json.dumps(PAIRS), json.dumps(DOCUMENTS), without_mice_st=True).splitlines()[-1]
@@ -202,8 +202,8 @@ def test_stock_cross_encoder_takes_states_of_any_class(stock: CrossEncoder, mice
 BAD_PAIRS: list[tuple[Any, str]] = [
     (None, r"pair 0: expected \(query, document\), got None"),
     (7, r"pair 0: expected \(query, document\), got 7"),
-    (b"who", r"pair 0: expected \(query, document\), got b'who'"),
-    ("who", r"got single texts|pair 0: expected \(query, document\), got 'who'"),
+    (b"who", r"expected \(query, document\)(, got b'who'| pairs, got one bytes)"),
+    ("who", r"predict: expected \(query, document\) pairs, got one str|pairs in place of single texts"),
     (["who", "a dog", "a cat"], r"pair 0: expected \(query, document\)"),
     ([("who", None)], "pair 0: the document is of type NoneType"),
     ([("who", 7)], "pair 0: the document is of type int"),
@@ -345,12 +345,22 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 
 @LOADERS
-@pytest.mark.parametrize("length", [2, 65])
+def test_a_longest_document_beyond_the_positions_is_clamped_to_them(
+    folder: Path, load: Callable[[Path], CrossEncoder]
+) -> None:
+    model = load(folder)
+    model.max_length = 10_000
+    assert model.max_length == 64
+    assert np.isfinite(model.predict([("where", "berlin " * 200)])).all()
+
+
+@LOADERS
+@pytest.mark.parametrize("length", [2, 0, -1])
 def test_an_impossible_longest_document_is_refused(
     folder: Path, load: Callable[[Path], CrossEncoder], length: int
 ) -> None:
     model = load(folder)
-    with pytest.raises(ValueError, match=f"max_seq_length: .*between 3 and 64 tokens, got {length}"):
+    with pytest.raises(ValueError, match=f"max_seq_length: must be at least 3 tokens, got {length}"):
         model.max_seq_length = length
 
 

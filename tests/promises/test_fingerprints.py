@@ -124,7 +124,7 @@ def test_a_parametrisation_counts(load: Load) -> None:
 def test_a_store_made_with_one_adapter_is_refused_by_another(load: Load, tmp_path: Path) -> None:
     from mice_st.data.collection import Document
     from mice_st.states.encoding import encode_corpus
-    from mice_st.states.store import open_store
+    from mice_st.states.engines import open_store
 
     model = load()
     for seed, name in enumerate(("first", "second")):

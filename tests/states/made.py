@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from mice_st.states.errors import UnknownDocumentError
+from mice_st.states.identity import Fingerprint
 from mice_st.states.packed import PackedStates
 from mice_st.states.sqlite_store import SqliteStore
-from mice_st.states.store import Fingerprint, Store
+from mice_st.states.store import Store
 
 WIDTH = 16
 FINGERPRINT = Fingerprint(

@@ -17,15 +17,15 @@ from mice_st import MiceCrossEncoder
 from mice_st.data.collection import Document
 from mice_st.modeling.st_mice import MiceTransformer
 from mice_st.states import encoding
-from mice_st.states.base import StoreBase
 from mice_st.states.encoding import SHARD_CHARACTERS, encode_corpus
+from mice_st.states.engines import open_store
 from mice_st.states.errors import StoreMismatchError
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.info import store_info
 from mice_st.states.passages import tokenize_documents
 from mice_st.states.shards import EncodedShard, encode_shard
 from mice_st.states.sqlite_store import SqliteStore
-from mice_st.states.store import open_store
+from mice_st.states.store import Store
 
 WORDS = [
     "museum",
@@ -57,7 +57,7 @@ def write(path: Path, corpus: list[Document]) -> Path:
     return path
 
 
-def rows(store: StoreBase) -> Rows:
+def rows(store: Store) -> Rows:
     """Every byte of a store, in the order in which documents were first put."""
     light = list(store.checked_documents())
     packed = store.get([row.id for row in light])
@@ -129,7 +129,7 @@ from mice_st import MiceCrossEncoder
 from mice_st.modeling.st_mice import MiceTransformer
 from mice_st.states import encoding
 from mice_st.states.fingerprint import fingerprint_of
-from mice_st.states.store import open_store
+from mice_st.states.engines import open_store
 import torch
 
 def main():

@@ -15,23 +15,19 @@ CHANGES_STATES: list[dict[str, Any]] = [
     {"document_states": "per_layer"},
     {"document_contextualization_layers": 1},
     {"interaction_hidden_size": 16},
-    {"contextualization_attends_cls": False},
-    {"sep_attends_itself_alone": True},
-    {"document_cls": False},
-    {"document_token_type": 1},
+    {"mask3_frame": True},
 ]
 LEAVES_STATES: list[dict[str, Any]] = [
     {"interaction_order": "self_first"},
     {"interaction_attention": "joint"},
-    {"interaction_key_value_heads": 1},
     {"query_self_attention": False},
     {"global_cls": True},
     {"query_attends_cls": True},
     {"cls_attends_document": False},
-    {"query_attends_document_sep": False},
     {"exact_match": True},
     {"lexical_bias": True},
-    {"match_residual": True},
+    {"score_scale": 0.5},
+    {"empty_document_score": -7.0},
     {"max_sim_residual": True},
 ]
 

@@ -17,6 +17,7 @@ import torch
 
 pytest.importorskip("lance")
 
+from mice_st.states.engines import open_store
 from mice_st.states.errors import (
     StoreCorruptError,
     StoreError,
@@ -26,7 +27,6 @@ from mice_st.states.errors import (
     UnknownDocumentError,
 )
 from mice_st.states.lance_store import LanceStore
-from mice_st.states.store import open_store
 from tests.states.made import FINGERPRINT, contents, made, put, versions_of
 
 ROOT = Path(__file__).parents[2]

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mice_st.states import sqlite_reader
+from mice_st.states.engines import open_store
 from mice_st.states.errors import (
     StoreCorruptError,
     StoreError,
@@ -23,8 +24,8 @@ from mice_st.states.errors import (
     StoreReadOnlyError,
     UnknownDocumentError,
 )
+from mice_st.states.identity import Fingerprint, content_hash
 from mice_st.states.sqlite_store import SqliteStore
-from mice_st.states.store import Fingerprint, content_hash, open_store
 from tests.states.made import FINGERPRINT, WIDTH, Document, contents, made, put, versions_of
 
 
@@ -73,7 +74,7 @@ def test_every_codec_survives_the_store(path: Path, codec: str) -> None:
 
 
 def test_one_document_is_the_models_own_class(store: SqliteStore) -> None:
-    from mice_st.modeling.modeling_mice import DocumentStates
+    from mice_st.modeling.layers_mice import DocumentStates
 
     put(store, {"a": 1})
     document = store.document("a")

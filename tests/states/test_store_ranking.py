@@ -16,12 +16,12 @@ from mice_st.data.collection import Document
 from mice_st.data.first_stage import BM25
 from mice_st.states import ranking
 from mice_st.states.encoding import encode_corpus
+from mice_st.states.engines import open_store
 from mice_st.states.errors import StoreCorruptError, StoreError, StoreMismatchError, UnknownDocumentError
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.passages import tokenize_documents
 from mice_st.states.retrieval import StoreSearch, fuse, search_of
 from mice_st.states.sqlite_store import SqliteStore
-from mice_st.states.store import open_store
 from tests.text_pairs import rank_alike
 
 WORDS = [
@@ -327,10 +327,10 @@ def test_encode_store_and_rank_from_the_command_line(
     corpus, store = tmp_path / "corpus.jsonl", tmp_path / "corpus.sqlite"
     lines = [json.dumps({"_id": d.id, "text": d.text}) for d in [*CORPUS, *LONG]]
     corpus.write_text("\n".join([*lines, "no json"]))
-    encode = ["encode", "--model", mice_folder, "--corpus", corpus, "--store", store, "--codec", "int8"]
-    stopping = [*encode, "--long_documents", "passages", "--shard_documents", 40]
+    encode = ["encode", "--model", mice_folder, "--documents", corpus, "--store", store, "--codec", "int8"]
+    stopping = [*encode, "--long-documents", "passages", "--shard-documents", 40]
     assert "corpus.jsonl, line 44" in run(capsys, *stopping, status=2)
-    how = ["--long_documents", "passages", "--overlap", 8, "--on-error", "skip", "--shard_documents", 10]
+    how = ["--long-documents", "passages", "--overlap", 8, "--on-error", "skip", "--shard-documents", 10]
     printed = run(capsys, *encode, *how)
     assert "43 documents: 3 added, 40 changed, 0 unchanged; 0 cut, 2 in" in printed
     assert "1 bad lines skipped" in printed
@@ -342,7 +342,7 @@ def test_encode_store_and_rank_from_the_command_line(
     assert "long documents: 2, in " in info
     assert "texts: 43; pooled vectors: 43" in info
     assert "  codec: int8\n" in info
-    assert "43 sound documents, " in run(capsys, "store", "verify", "--path", store)
+    assert "43 sound documents, " in run(capsys, "store", "verify", "--store", store)
     before, after = run(capsys, "store", "compact", store).split(" bytes before, ")
     assert int(after.split()[0].replace(",", "")) <= int(before.replace(",", ""))
     assert "0 problems" in run(capsys, "store", "verify", store)
@@ -351,7 +351,7 @@ def test_encode_store_and_rank_from_the_command_line(
     with open_store(store, None, read_only=True) as opened:
         cases: list[tuple[list[str], dict[str, Any]]] = [
             (["--ids", "d3", "longer", "d1"], {"ids": ["d3", "longer", "d1"]}),
-            (["--first_stage", "bm25", "--candidates", "4"], {"first_stage": "bm25", "candidates": 4, "top_k": 10}),
+            (["--first-stage", "bm25", "--candidates", "4"], {"first_stage": "bm25", "candidates": 4, "top_k": 10}),
             ([], {"top_k": 10}),
         ]
         for flags, asked in cases:
@@ -360,7 +360,7 @@ def test_encode_store_and_rank_from_the_command_line(
             rank_alike([line | {"corpus_id": line["id"]} for line in found], right)
             texts_of = {entry["corpus_id"]: entry["text"] for entry in right}
             assert all(line["text"] == texts_of[line["id"]] for line in found if line["id"] in texts_of)
-    assert run(capsys, *rank[:-1], "--store", store, "--top_k", 1).startswith("   1 ")
+    assert run(capsys, *rank[:-1], "--store", store, "--top-k", 1).startswith("   1 ")
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(document.text for document in LONG))
     found = [json.loads(line) for line in run(capsys, *rank, "--documents", texts, *how[:2]).splitlines()]
@@ -375,10 +375,13 @@ def test_encode_store_and_rank_from_the_command_line(
         (["rank", "--model", "m", "--query", "q", "--documents", "d", "--store", "s"], "give either --documents"),
         (["rank", "--model", "m", "--query", "q", "--documents", "d", "--ids", "a"], "need --store"),
         (["rank", "--model", "m", "--query", "q", "--store", "s", "--candidates", "0"], "candidates: must be at least"),
-        (["rank", "--model", "m", "--query", "q", "--store", "absent"], "absent: there is no store here"),
-        (["encode", "--model", "m", "--corpus", "c", "--store", "s", "--codec", "int2"], "unknown codec 'int2'"),
-        (["encode", "--model", "m", "--corpus", "c", "--store", "s", "--processes", "0"], "processes: must be"),
-        (["encode", "--model", "m", "--corpus", "c", "--store", "s", "--overlap", "3"], "overlap: needs --long_doc"),
+        (["rank", "--model", "o/m", "--query", "q", "--store", "absent"], "absent: there is no store here"),
+        (
+            ["encode", "--model", "m", "--documents", "c", "--store", "s", "--codec", "int2"],
+            "--codec: invalid choice: 'int2'",
+        ),
+        (["encode", "--model", "m", "--documents", "c", "--store", "s", "--processes", "0"], "processes: must be"),
+        (["encode", "--model", "m", "--documents", "c", "--store", "s", "--overlap", "3"], "overlap: needs --long-doc"),
         (["store", "info", "absent"], "absent: there is no store here"),
         (["store", "compact", "absent"], "absent: there is no store here"),
     ],

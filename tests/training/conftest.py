@@ -1,40 +1,14 @@
-"""A collection that a tiny model can learn, and recipes for it."""
+"""Recipes for the collection that a tiny model can learn."""
 
 import json
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
-from mice_st.data.collection import Collection, write_beir
 from mice_st.training import TrainingRecipe
-
-
-@pytest.fixture(scope="session")
-def toy(tokenizer: PreTrainedTokenizerFast) -> Collection:
-    """24 documents of four words; a query is three words of its document."""
-    words = [token for token in tokenizer.get_vocab() if len(token) > 2 and token.isalpha()]
-    generator = random.Random(0)
-    texts = [generator.sample(sorted(words), 4) for _ in range(24)]
-    return Collection(
-        "toy",
-        {f"d{place}": " ".join(text) for place, text in enumerate(texts)},
-        {f"q{place}": " ".join(text[:3]) for place, text in enumerate(texts)},
-        {f"q{place}": {f"d{place}": 1} for place in range(24)},
-    )
-
-
-@pytest.fixture(scope="session")
-def toy_folder(toy: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The collection in BEIR layout, judgements as train and dev."""
-    folder = tmp_path_factory.mktemp("toy")
-    write_beir(toy, folder, "train")
-    write_beir(toy, folder, "dev")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +50,7 @@ def recipe(mice_folder: Path, toy_folder: Path, tmp_path: Path) -> Callable[...,
             "residual_learning_rate_factor": 1.0,
             "cpu": True,
         }
-        return TrainingRecipe(**{**defaults, **fields})
+        return TrainingRecipe.from_flat(**{**defaults, **fields})
 
     return make
 

@@ -183,8 +183,8 @@ def test_the_command_trains_a_folder_that_evaluate_measures(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "colbert"
-    flags = ["--architecture", "colbert", "--model", str(embedding_folder), "--train_data", write_rows(*ROWS)]
-    flags += ["--negatives", "1", "--batch_size", "2", "--max_steps", "3", "--cpu", "true", "--output", str(output)]
+    flags = ["--architecture", "colbert", "--model", str(embedding_folder), "--train-data", write_rows(*ROWS)]
+    flags += ["--negatives", "1", "--batch-size", "2", "--max-steps", "3", "--cpu", "--output", str(output)]
     assert cli.main(["train", *flags]) == 0
     assert "3 steps" in capsys.readouterr().out
     monkeypatch.setitem(suites.SUITES, "tiny", (SuiteSet(f"{toy_folder.name}:dev", "toy"),))

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def compute_and_die(self, *args, **kwargs):
     return compute_loss(self, *args, **kwargs)
 
 RerankerTrainer.compute_loss = compute_and_die
-train(TrainingRecipe(**json.loads(sys.argv[1])))
+train(TrainingRecipe.from_flat(**json.loads(sys.argv[1])))
 """
 
 
@@ -51,7 +50,7 @@ def weights(folder: str | Path) -> dict[str, torch.Tensor]:
 
 
 def flags(recipe: TrainingRecipe) -> list[str]:
-    given = {name: value for name, value in asdict(recipe).items() if value is not None}
+    given = {name: value for name, value in recipe.flat().items() if value is not None}
     return [part for name, value in given.items() for part in _flag(name, value)]
 
 
@@ -68,7 +67,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(recipe: Recipe, toy_folder: Pa
     fields = {"max_steps": 13, "save_steps": 4, "dev_data": str(toy_folder), "dev_top_k": 10}
     whole, cut = recipe(output=str(tmp_path / "whole"), **fields), recipe(output=str(tmp_path / "cut"), **fields)
     result = train(whole)
-    killed = start("-c", KILLED, json.dumps(asdict(cut)), "9")
+    killed = start("-c", KILLED, json.dumps(cut.flat()), "9")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     checkpoints = Path(cut.output) / "checkpoints"
     assert [path.name for path in list_checkpoints(checkpoints)][-1] == "checkpoint-8"
@@ -183,7 +182,7 @@ def test_two_processes_train_as_one_does_and_can_be_cut_off(
         "--standalone",
         "--nproc_per_node=2",
         "-m",
-        "mice_st.commands.main",
+        "mice_st",
         "train",
     )
     ran = start(*torchrun, *flags(two))
@@ -202,7 +201,7 @@ def test_two_processes_train_as_one_does_and_can_be_cut_off(
 
     # The same run, its second half made by resuming.
     shutil.rmtree(Path(two.output) / "checkpoints" / "checkpoint-8")
-    resumed = start(*torchrun, *flags(recipe(**{**asdict(two), "resume": True})))
+    resumed = start(*torchrun, *flags(recipe(**{**two.flat(), "resume": True})))
     assert resumed.returncode == 0, resumed.stderr
     for name, tensor in weights(two.output).items():
         assert torch.equal(tensor, uninterrupted[name]), name
@@ -227,7 +226,7 @@ def compute_and_die(self, *args, **kwargs):
     return compute_loss(self, *args, **kwargs)
 
 RerankerTrainer.compute_loss = compute_and_die
-train(TrainingRecipe(**json.loads(sys.argv[1])))
+train(TrainingRecipe.from_flat(**json.loads(sys.argv[1])))
 print("it went on")
 """
 
@@ -238,7 +237,7 @@ def test_a_dead_worker_ends_the_other_with_an_error(recipe: Recipe, tmp_path: Pa
     run = recipe(max_steps=2000, save_steps=1, expected_processes=2)
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     ran = start(
-        *torchrun, str(tmp_path / "dies.py"), json.dumps(asdict(run)), timeout=300
+        *torchrun, str(tmp_path / "dies.py"), json.dumps(run.flat()), timeout=300
     )  # 2000 steps would take longer
     assert ran.returncode != 0
     assert "it went on" not in ran.stdout

@@ -155,11 +155,11 @@ def test_documents_and_tokens_are_counted_without_padding(
 
 
 def test_the_time_left_is_that_of_the_remaining_steps_or_seconds(recipe: Recipe) -> None:
-    schedule = Schedule(recipe(), max_steps=10, elapsed_seconds=5.0)
+    schedule = Schedule(recipe().settings, max_steps=10, elapsed_seconds=5.0)
     assert schedule.seconds_left(0) is None
     schedule.elapsed_seconds = 9.0
     assert schedule.seconds_left(4) == pytest.approx(6.0)
-    timed = Schedule(recipe(max_seconds=20.0), max_steps=10, elapsed_seconds=0.0)
+    timed = Schedule(recipe(max_seconds=20.0).settings, max_steps=10, elapsed_seconds=0.0)
     timed.elapsed_seconds = 16.0
     assert timed.seconds_left(4) == pytest.approx(4.0)
 

@@ -42,7 +42,7 @@ def learnt(
     still_mice_folder: Path, toy_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TrainingRecipe, TrainingResult]:
     """One run that learns the toy collection by heart."""
-    recipe = TrainingRecipe(
+    recipe = TrainingRecipe.from_flat(
         model=str(still_mice_folder),
         train_data=[str(toy_folder)],
         dev_data=[str(toy_folder)],
@@ -85,7 +85,7 @@ def test_the_output_is_a_hub_folder_that_scores_like_the_trained_model(
 def test_recipe_and_history_lie_beside_the_checkpoints(learnt: tuple[TrainingRecipe, TrainingResult]) -> None:
     recipe, result = learnt
     checkpoints = result.output / "checkpoints"
-    assert TrainingRecipe(**json.loads((checkpoints / "recipe.json").read_text())["recipe"]) == recipe
+    assert TrainingRecipe.from_flat(**json.loads((checkpoints / "recipe.json").read_text())["recipe"]) == recipe
     assert json.loads((checkpoints / "history.json").read_text()) == result.history
     names = [path.name for path in list_checkpoints(checkpoints)]
     assert names[-1] == "checkpoint-240"
@@ -291,7 +291,7 @@ def test_an_impossible_value_names_its_field(recipe: Recipe, field: str, value: 
 def test_each_parameter_has_one_learning_rate(recipe: Recipe, mice: MiceCrossEncoder) -> None:
     factors = {"interaction": 5.0, "head": 10.0, "residual": 3.0}
     run = recipe(learning_rate=1.0, **{f"{part}_learning_rate_factor": factor for part, factor in factors.items()})
-    rates = learning_rates(run, mice)
+    rates = learning_rates(run.settings, mice)
     found = {}
     for name, _ in mice.named_parameters():
         matching = [rate for pattern, rate in rates.items() if re.search(pattern, f"model.{name}")]
@@ -301,7 +301,7 @@ def test_each_parameter_has_one_learning_rate(recipe: Recipe, mice: MiceCrossEnc
         "backbone": 1.0,
         "pooler": 10.0,
         "classifier": 10.0,
-        "match_residual": 3.0,
+        "max_sim_residual": 3.0,
         "pooled_residual_log_scale": 3.0,
     }
     for name, rate in found.items():
@@ -311,7 +311,7 @@ def test_each_parameter_has_one_learning_rate(recipe: Recipe, mice: MiceCrossEnc
 
 
 def test_progress_is_of_steps_or_seconds_whichever_is_further(recipe: Recipe) -> None:
-    schedule = Schedule(recipe(max_seconds=110.0, warmup=0.0), max_steps=99, elapsed_seconds=10.0)
+    schedule = Schedule(recipe(max_seconds=110.0, warmup=0.0).settings, max_steps=99, elapsed_seconds=10.0)
     assert schedule.progress(49) == 0.5
     schedule.elapsed_seconds = 90.0
     assert schedule.progress(49) == 0.8
@@ -324,7 +324,7 @@ def test_progress_is_of_steps_or_seconds_whichever_is_further(recipe: Recipe) ->
 
 def test_shapes_of_the_schedule(recipe: Recipe) -> None:
     linear, cosine, constant = (
-        Schedule(recipe(schedule=kind, warmup=0.2), max_steps=99) for kind in ("linear", "cosine", "constant")
+        Schedule(recipe(schedule=kind, warmup=0.2).settings, max_steps=99) for kind in ("linear", "cosine", "constant")
     )
     assert [round(schedule(9), 6) for schedule in (linear, cosine, constant)] == [0.5, 0.5, 0.5]
     assert [round(schedule(19), 6) for schedule in (linear, cosine, constant)] == [1.0, 1.0, 1.0]

@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mice_st.modeling.interaction import project_documents
-from mice_st.modeling.modeling_mice import DocumentStates
+from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.research.benchmark.models import Models
 from mice_st.research.benchmark.workloads import Words, document_lengths
+from mice_st.states.identity import Fingerprint
 from mice_st.states.packed import PackedStates
 from mice_st.states.sqlite_store import SqliteStore
-from mice_st.states.store import Fingerprint
 
 VECTOR_WIDTH = 128  # of ColBERT's token vectors
 
@@ -94,11 +93,6 @@ class Corpus:
     def half_documents(self) -> list[DocumentStates]:
         """One by one, kept in float16."""
         return [DocumentStates(document.states.half(), document.input_ids) for document in self.documents("wide")]
-
-    @cached_property
-    def keys_values(self) -> list[DocumentStates]:
-        """One by one with the keys and values of every layer, in float16."""
-        return project_documents(self.models.wide.mice, self.documents("wide"), torch.float16)
 
     @cached_property
     def vectors(self) -> tuple[Tensor, Tensor]:

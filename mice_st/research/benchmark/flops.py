@@ -87,10 +87,8 @@ def contextualisation(shape: Shape, layers: int, lengths: Sequence[int]) -> int:
 # Fields of MiceConfig that change what interaction layers compute, at the one value that is counted here.
 COUNTED = {
     "interaction_attention": "split",
-    "interaction_key_value_heads": None,
     "query_self_attention": True,
-    "query_attends_document_sep": True,
-    "sep_attends_itself_alone": False,
+    "mask3_frame": False,
 }
 
 
@@ -193,11 +191,6 @@ def bytes_per_document(codec: str, width: int, tokens: float) -> float:
         tokens: Of the document.
     """
     return get_codec(codec).bytes_per_token(width) * tokens
-
-
-def keys_values_bytes_per_document(width: int, layers: int, tokens: float, value_bytes: int = 2) -> float:
-    """Bytes of one document's stored keys and values: ``2 k w`` values a token, 4608 for MiniLM l4+3 in float16."""
-    return 2.0 * layers * width * value_bytes * tokens
 
 
 def shares_of_the_paper() -> list[dict[str, Any]]:

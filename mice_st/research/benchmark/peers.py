@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mice_st.modeling.inputs import pad_ids
-from mice_st.modeling.modeling_mice import EncodedTexts
+from mice_st.modeling.layers_mice import EncodedTexts
+from mice_st.modeling.st_mice import pad_ids
 from mice_st.research.benchmark.corpus import VECTOR_WIDTH
 from mice_st.research.benchmark.flops import bytes_per_document
 from mice_st.research.benchmark.models import Models

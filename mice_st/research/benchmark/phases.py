@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mice_st.modeling.interaction import score_documents
-from mice_st.modeling.prepared_query import absorbing_pays
+from mice_st.modeling.interaction_mice import absorbing_pays, score_documents
 from mice_st.research.benchmark import flops
 from mice_st.research.benchmark.systems import Case, encode_query
 from mice_st.states.sqlite_store import SqliteStore

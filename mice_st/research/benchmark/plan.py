@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from mice_st.research.benchmark.options import BenchOptions
 from mice_st.research.benchmark.peers import PEERS
 from mice_st.research.benchmark.systems import MICE_SYSTEMS, System
 from mice_st.research.benchmark.workloads import Workload
@@ -17,76 +18,12 @@ ONE_THREAD = {
     "mice-text",
     "mice-wide-fp16",
     "mice-wide-int8-sqlite",
-    "mice-wide-keys-values-fp16",
     "mice-narrow-fp16",
     "mice-narrow-int8-sqlite",
     "colbert",
 }
 MORE_THREADS = {"cross-encoder", "mice-wide-fp16"}
 MANY_DOCUMENTS = {"mice-wide-fp16"}
-
-
-@dataclass
-class BenchOptions:
-    """Compare MICE with its peers: time, memory, storage and the targets, all measured in this run."""
-
-    quick: bool = field(
-        default=False,
-        metadata={
-            "help": "Only what the targets need, in under 3 minutes on 2 quiet cores: MS MARCO lengths and 256 tokens, the "
-            "shortest query, one run less of the slow systems beyond the first number of threads."
-        },
-    )
-    output: str | None = field(default=None, metadata={"help": "JSON file to write."})
-    markdown: str | None = field(default=None, metadata={"help": "Markdown file to write."})
-    picture: str | None = field(default=None, metadata={"help": "PNG file to write."})
-    documents: list[int] = field(
-        default_factory=lambda: [100, 1000], metadata={"help": "Documents per query: few, and many."}
-    )
-    lengths: list[str] = field(
-        default_factory=lambda: ["msmarco", "256", "512"],
-        metadata={"help": "Document lengths: msmarco, or tokens of every document."},
-    )
-    query_tokens: list[int] = field(
-        default_factory=lambda: [9, 32], metadata={"help": "Query lengths, in tokens, [CLS] and [SEP] included."}
-    )
-    threads: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "Threads, one block of runs each."})
-    repetitions: int = field(
-        default=9, metadata={"help": "Runs of each system that reads stored documents; a third over many."}
-    )
-    slow_repetitions: int = field(default=2, metadata={"help": "Runs of each system that reads documents as texts."})
-    seed: int = field(default=0, metadata={"help": "Of weights and texts."})
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be measured.
-
-        Raises:
-            ValueError: If a list is empty or a number too small; the message names the flag.
-        """
-        for name, least in (("documents", 1), ("query_tokens", 3), ("threads", 1)):
-            values = getattr(self, name)
-            if not values or min(values) < least:
-                raise ValueError(f"{name}: needs numbers of at least {least}, got {values}")
-        for name in ("repetitions", "slow_repetitions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
-        if not self.lengths:
-            raise ValueError("lengths: needs at least one")
-
-    @property
-    def few(self) -> int:
-        """The smaller number of documents."""
-        return min(self.documents)
-
-    @property
-    def many(self) -> int:
-        """The larger number of documents."""
-        return max(self.documents)
-
-    @property
-    def query(self) -> int:
-        """The shorter query, in tokens."""
-        return min(self.query_tokens)
 
 
 @dataclass(frozen=True)
@@ -119,7 +56,7 @@ def documents_of(options: BenchOptions, block: Block) -> list[int]:
     """How many documents are ranked in a block."""
     if options.quick and (block.lengths != "msmarco" or block.threads != min(options.threads)):
         return [options.few]
-    return sorted(set(options.documents))
+    return sorted(set(options.documents_per_query))
 
 
 def repetitions(options: BenchOptions, system: System, block: Block, documents: int) -> int:

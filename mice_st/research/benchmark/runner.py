@@ -12,23 +12,22 @@ from typing import Any
 import torch
 
 from mice_st.evaluation.cost import use_threads
-from mice_st.modeling.interaction import project_documents
 from mice_st.research.benchmark import flops
 from mice_st.research.benchmark.corpus import Corpus
 from mice_st.research.benchmark.machine import describe_machine
 from mice_st.research.benchmark.memory import measure_loading, measure_ranking_memory
 from mice_st.research.benchmark.models import Models, ModelSize
+from mice_st.research.benchmark.options import BenchOptions
 from mice_st.research.benchmark.phases import phases_of
-from mice_st.research.benchmark.plan import SYSTEMS, BenchOptions, Block, blocks, documents_of, repetitions
+from mice_st.research.benchmark.plan import SYSTEMS, Block, blocks, documents_of, repetitions
 from mice_st.research.benchmark.report import BenchReport
-from mice_st.research.benchmark.systems import Case, Ranking, Skipped, System, rank_states, score_obviously, states_of
+from mice_st.research.benchmark.systems import Case, Ranking, Skipped, System, score_obviously, states_of
 from mice_st.research.benchmark.targets import compute_targets
 from mice_st.research.benchmark.timing import Task, matrix_product, measure
 from mice_st.research.benchmark.workloads import Words
 
 WARM_UP_DOCUMENTS = 8  # of a system that reads texts: all of them would take as long as measuring it
 PEAK_REPETITIONS = 9
-KEYS_VALUES_CHECKED = 16  # documents whose keys and values are projected in float32 for the comparison of scores
 
 
 def run_benchmark(
@@ -230,12 +229,6 @@ class Runner:
             row["largest_difference"] = largest_difference(ranking, obvious[key])
             if system.exact:
                 self.largest_difference = max(self.largest_difference, row["largest_difference"])
-        # Keys and values are stored in float16, which moves scores; in float32 they must not.
-        documents = case.corpus.documents("wide")[:KEYS_VALUES_CHECKED]
-        projected = project_documents(self.models.wide.mice, documents, torch.float32)
-        ranking = rank_states(self.models.wide, case.query, projected)
-        difference = largest_difference(ranking, score_obviously(self.models.wide, case.query, documents))
-        self.largest_difference = max(self.largest_difference, difference)
 
     def _measure_storage(self, block: Block, cases: Mapping[int, Case]) -> None:
         """Load stores cold and warm, and measure memory once, over the most documents."""

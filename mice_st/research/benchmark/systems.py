@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from mice_st.cross_encoder import MiceCrossEncoder
-from mice_st.modeling.inputs import pad_ids
-from mice_st.modeling.interaction import score_documents
-from mice_st.modeling.modeling_mice import DocumentStates, EncodedTexts
+from mice_st.modeling.interaction_mice import score_documents
+from mice_st.modeling.layers_mice import DocumentStates, EncodedTexts
+from mice_st.modeling.st_mice import pad_ids
 from mice_st.research.benchmark.corpus import Corpus
-from mice_st.research.benchmark.flops import bytes_per_document, keys_values_bytes_per_document
+from mice_st.research.benchmark.flops import bytes_per_document
 from mice_st.research.benchmark.models import Models, ModelSize
 from mice_st.states.packed import PackedStates
 from mice_st.states.sqlite_store import SqliteStore
@@ -29,7 +29,6 @@ Ranking = list[tuple[int, float]]  # number of the document and its score, best 
 Ranker = Callable[[], Ranking]
 
 BATCH = 32  # pairs in a batch, sentence-transformers' default
-MOST_KEYS_VALUES = 1.5e9  # bytes; beyond that nobody would keep keys and values in memory
 
 
 @dataclass(frozen=True)
@@ -150,15 +149,6 @@ def _from_store(variant: str, codec: str) -> System:
     )
 
 
-def _with_keys_values(case: Case) -> Ranker:
-    size = case.models.size
-    needed = keys_values_bytes_per_document(size.width, size.above, sum(case.corpus.lengths))
-    if needed > MOST_KEYS_VALUES:
-        raise Skipped(f"keys and values would take {needed / 1e9:.1f} GB")
-    model, documents = case.models.wide, case.corpus.keys_values
-    return lambda: rank_states(model, case.query, documents)
-
-
 def states_of(variant: str) -> str:
     """Whose states a variant reads: both full-width models share their contextualisation layers."""
     return "narrow" if variant == "narrow" else "wide"
@@ -173,13 +163,6 @@ MICE_SYSTEMS = [
     *(_in_memory("wide", codec) for codec in ("fp32", "fp16", "int8", "int4")),
     _from_store("wide", "fp16"),
     _from_store("wide", "int8"),
-    System(
-        "mice-wide-keys-values-fp16",
-        _with_keys_values,
-        lambda size: keys_values_bytes_per_document(size.width, size.above, 1),
-        variant="wide",
-        exact=False,
-    ),
     _in_memory("narrow", "fp16"),
     _in_memory("narrow", "int8"),
     _from_store("narrow", "int8"),

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from mice_st.conversion.convert import convert
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.loading import load_model, model_kind
-from mice_st.modeling.config_checks import SUFFIXES
+from mice_st.modeling.configuration_mice import SUFFIXES
 from mice_st.research.laboratory.experiment import Experiment, Retraining
 from mice_st.research.laboratory.ladder import count_layers, describe, load_masked, require_classifier
 from mice_st.research.laboratory.vectors import train_vectors
@@ -24,7 +24,7 @@ from mice_st.research.masking import make_preset
 VECTORS = {"colbert": MultiVectorEncoder, "bi-encoder": SentenceTransformer}
 PRESET = re.compile(r"full|mask[012]|sparse-ce|(mask3|prettr)-l\d+")
 MICE = re.compile(r"mice-l(\d+)(?:-d(\d+))?\+(\d+)((?:-[a-z0-9]+)*)")
-NUMBERED = {"w": "interaction_hidden_size", "kv": "interaction_key_value_heads"}
+NUMBERED = {"w": "interaction_hidden_size"}
 
 
 def measure_baselines(
@@ -34,6 +34,7 @@ def measure_baselines(
     retraining: Retraining | None,
     output: Path,
     max_length: int | None = None,
+    trust_remote_code: bool = False,
 ) -> list[dict[str, Any]]:
     """Make each system from the source, train it where wanted, and re-rank the same candidates.
 
@@ -46,6 +47,7 @@ def measure_baselines(
         retraining: How to train what is made from the source; None trains nothing.
         output: Folder for the trained models.
         max_length: Longest pair (or document), in tokens; None takes the model's own.
+        trust_remote_code: Whether code beside the weights of other models is run.
 
     Returns:
         For each name ``step`` (the name), ``ndcg@10``, ``mrr@10``, ``training_steps`` and ``ms_per_query`` (scoring and the
@@ -58,7 +60,7 @@ def measure_baselines(
     check_baselines(source, names, retraining is not None)
     rows = []
     for name in tqdm(names, "Baselines", unit="system", delay=2, leave=False):
-        model = make_baseline(source, name, max_length)
+        model = make_baseline(source, name, max_length, trust_remote_code)
         is_made = PRESET.fullmatch(name) or name.startswith("mice-l") or name in VECTORS
         steps = 0
         if retraining is not None and is_made:
@@ -92,11 +94,11 @@ def check_baselines(source: str, names: Sequence[str], is_trained: bool) -> None
         elif not is_trained:
             raise ValueError(
                 f"{name}: a cross-encoder's layers are no encoder of single texts until they are trained; give "
-                "--train_steps or --train_seconds, or the folder of a trained model in its place"
+                "--train-steps or --train-seconds, or the folder of a trained model in its place"
             )
 
 
-def make_baseline(source: str, name: str, max_length: int | None) -> Any:
+def make_baseline(source: str, name: str, max_length: int | None, trust_remote_code: bool = False) -> Any:
     """One system, from the source's weights or from a folder of its own; see ``measure_baselines``."""
     if PRESET.fullmatch(name):
         return load_masked(source, name, max_length)
@@ -109,7 +111,7 @@ def make_baseline(source: str, name: str, max_length: int | None) -> Any:
         if max_length is not None:
             model.max_seq_length = max_length
         return model
-    return load_model(name, max_length=max_length)
+    return load_model(name, max_length=max_length, trust_remote_code=trust_remote_code)
 
 
 def parse_mice_name(name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from mice_st.conversion.convert import MASK3_FRAME, convert
+from mice_st.conversion.convert import convert
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Collection
 from mice_st.evaluation.metrics import evaluate_run
@@ -148,15 +148,13 @@ def convert_masked(
 ) -> MiceCrossEncoder:
     """Convert with what Mask3 leaves of a pair's frame: the document without a [CLS] of its own, and so on."""
     query_length, document_length = lengths
-    has_types = "token_type_ids" in masked.tokenizer.model_input_names
-    frame: dict[str, Any] = MASK3_FRAME | {
-        "document_token_type": MASK3_FRAME["document_token_type"] if has_types else 0
-    }
     return convert(
         source,
         fusion_layer,
         masked.layers - fusion_layer,
-        **(frame | fields),
+        mask3_frame=True,
+        cls_attends_document=False,
+        **fields,
         query_max_length=query_length,
         document_max_length=document_length,
     )[0]

@@ -1,4 +1,4 @@
-"""What the experiments share: the queries and their candidates, the rows to train on, and how a model is re-trained."""
+"""Parts that the experiments share: the queries and their candidates, the rows to train on, and how a model is re-trained."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.reranking import RerankingEvaluator
 from mice_st.evaluation.suites import draw_queries
 from mice_st.training.recipe import TrainingRecipe
+from mice_st.training.settings import TrainingSettings
 from mice_st.training.trainer import train
 
 
@@ -84,10 +85,12 @@ class Retraining:
             model="",
             train_data=[""],
             output=str(output),
-            max_steps=self.steps,
-            max_seconds=self.seconds,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
+            settings=TrainingSettings(
+                max_steps=self.steps,
+                max_seconds=self.seconds,
+                learning_rate=self.learning_rate,
+                batch_size=self.batch_size,
+            ),
             negatives=self.negatives,
             save_steps=1_000_000,
             seed=self.seed,

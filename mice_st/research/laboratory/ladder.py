@@ -53,7 +53,7 @@ def require_classifier(source: str) -> None:
     if not architecture.endswith("ForSequenceClassification"):
         raise ValueError(
             f"{source}: holds {architecture}, which has no trained classifier; train a cross-encoder first (mice-st "
-            "train), or re-train in every step with --train_steps or --train_seconds"
+            "train), or re-train in every step with --train-steps or --train-seconds"
         )
 
 

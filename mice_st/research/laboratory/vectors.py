@@ -54,7 +54,7 @@ def train_vectors(retraining: Retraining, model: Any, experiment: Experiment, ou
         args=arguments,
         train_dataset=dataset,
         loss=loss(model),
-        callbacks=[Clock(Schedule(recipe, retraining.steps), evaluates=False)],
+        callbacks=[Clock(Schedule(recipe.settings, retraining.steps), evaluates=False)],
     )
     trainer.train()
     return int(trainer.state.global_step)

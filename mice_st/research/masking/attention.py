@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from mice_st.modeling.attention import eager_attention
+from mice_st.modeling.layers_mice import eager_attention
 from mice_st.research.masking.pair_layout import PADDING, PairLayout, restarted_positions
 
 # Names under which transformers knows our two attention functions, by what computes them.

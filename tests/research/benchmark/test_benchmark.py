@@ -12,8 +12,9 @@ import torch
 from mice_st.evaluation.cost import use_threads
 from mice_st.research.benchmark.corpus import Corpus
 from mice_st.research.benchmark.models import Models, ModelSize
+from mice_st.research.benchmark.options import BenchOptions
 from mice_st.research.benchmark.peers import PEERS, export_int8
-from mice_st.research.benchmark.plan import SYSTEMS, BenchOptions, blocks
+from mice_st.research.benchmark.plan import SYSTEMS, blocks
 from mice_st.research.benchmark.runner import largest_difference, run_benchmark
 from mice_st.research.benchmark.systems import (
     MICE_SYSTEMS,
@@ -91,7 +92,12 @@ def test_int8_cross_encoder_scores_nearly_as_float32(case: Case) -> None:
 @pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_tiny_run_reports_every_target(quick: bool, encoder_folder: Path, tmp_path: Path) -> None:
     options = BenchOptions(
-        quick, documents=[3, 5], lengths=["msmarco", "256"], query_tokens=[9], repetitions=1, slow_repetitions=1
+        quick,
+        documents_per_query=[3, 5],
+        lengths=["msmarco", "256"],
+        query_tokens=[9],
+        repetitions=1,
+        slow_repetitions=1,
     )
     report = run_benchmark(options, TINY, encoder_folder)
     found = json.loads(json.dumps(report.to_dict(), allow_nan=False))
@@ -187,7 +193,7 @@ def test_a_ranking_that_forgets_a_document_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"documents": []}, "documents"),
+        ({"documents_per_query": []}, "documents_per_query"),
         ({"threads": [0]}, "threads"),
         ({"query_tokens": [2]}, "query_tokens"),
         ({"repetitions": 0}, "repetitions"),

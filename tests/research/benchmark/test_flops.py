@@ -7,9 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mice_st import MiceConfig, MiceForSequenceClassification
-from mice_st.modeling.interaction import score_documents
-from mice_st.modeling.modeling_mice import DocumentStates
-from mice_st.modeling.prepared_query import absorbing_pays
+from mice_st.modeling.interaction_mice import absorbing_pays, score_documents
+from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.research.benchmark import flops
 
 TINY = flops.Shape(width=2, inner=3, heads=1)
@@ -95,7 +94,6 @@ def test_fast_interaction_is_what_torch_counts(bert_config: Any, order: str, rea
 def test_bytes_of_a_document() -> None:
     assert flops.bytes_per_document("fp16", 384, 180) == 768 * 180
     assert flops.bytes_per_document("int8", 128, 75) == 130 * 75
-    assert flops.keys_values_bytes_per_document(384, 3, 10) == 46080
 
 
 @pytest.mark.parametrize(
@@ -103,7 +101,7 @@ def test_bytes_of_a_document() -> None:
     [
         ({"backbone_config": {"model_type": "modernbert"}}, "'modernbert' has others"),
         ({"interaction_attention": "joint"}, "interaction_attention"),
-        ({"interaction_key_value_heads": 1}, "interaction_key_value_heads"),
+        ({"mask3_frame": True}, "mask3_frame"),
         ({"query_self_attention": False}, "query_self_attention"),
     ],
 )

@@ -77,8 +77,8 @@ def test_the_command_prints_the_difference_and_leaves_the_model(
         Collection("tiny", corpus, queries, {query: {f"d{query[1:]}": 1} for query in queries}), tmp_path, "test"
     )
     source, output = str(family_folder("bert")), tmp_path / "output"
-    flags = ["--model", source, "--data", str(tmp_path), "--output", str(output), "--fusion_layer", "1"]
-    assert main(["mask", *flags, "--convert", "true"]) == 0
+    flags = ["--model", source, "--data", str(tmp_path), "--output", str(output), "--fusion-layer", "1"]
+    assert main(["mask", *flags, "--convert"]) == 0
     rows = json.loads((output / "results.json").read_text())["conversion"]
     assert [row["step"] for row in rows] == ["mask3-l1", *VARIANTS]
     assert rows[1]["difference"] < 1e-5 < min(row["difference"] for row in rows[2:])
@@ -107,8 +107,8 @@ def test_what_does_not_convert_is_refused_before_the_ladder(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    flags = ["--model", str(family_folder(family)), "--fusion_layer", str(fusion_layer), "--output", str(tmp_path)]
-    assert main(["mask", *flags, "--convert", "true"]) == 2
+    flags = ["--model", str(family_folder(family)), "--fusion-layer", str(fusion_layer), "--output", str(tmp_path)]
+    assert main(["mask", *flags, "--convert"]) == 2
     printed = capsys.readouterr()
     assert message in printed.err
     assert not printed.out
@@ -126,7 +126,7 @@ def test_the_example_runs(
     )
     for split, places in (("train", range(6)), ("test", range(6, 12))):
         write_beir(replace(collection, qrels={f"q{at}": {f"d{at}": 1} for at in places}), tmp_path, split)
-    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "derive_mice.py"))
+    example = runpy.run_path(str(Path(__file__).parents[3] / "examples" / "derive_mice.py"))
     example["main"](str(family_folder("bert")), str(tmp_path), "test")
     printed = capsys.readouterr().out
     assert [line.split()[0] for line in printed.splitlines()[:5]] == ["full", "mask0", "mask1", "mask2", "mask3-l2"]

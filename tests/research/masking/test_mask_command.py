@@ -58,8 +58,8 @@ def test_the_ladder_measures_each_mask(
     beir_folder: Path, family_folder: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = family_folder("bert")
-    flags = ["--data", beir_folder, "--queries", 4, "--top_k", 5, "--fusion_layer", 1, "--output", tmp_path]
-    assert run("mask", "--model", source, *flags, "--sweep_fusion_layer", "true") == 0
+    flags = ["--data", beir_folder, "--queries", 4, "--top-k", 5, "--fusion-layer", 1, "--output", tmp_path]
+    assert run("mask", "--model", source, *flags, "--sweep-fusion-layer") == 0
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "results.json").read_text())
     steps = ["full", "mask0", "mask1", "mask2", "mask3-l1", "prettr-l1", "sparse-ce"]
@@ -73,7 +73,7 @@ def test_the_ladder_measures_each_mask(
     sweep = results["sweep"]
     assert list(sweep["ndcg@10"]) == ["1", "2"]
     assert sweep["ndcg@10"]["1"] == results["ladder"][4]["ndcg@10"]
-    assert f"--contextualization_layers {sweep['recommended']}" in printed
+    assert f"--contextualization-layers {sweep['recommended']}" in printed
     assert imread(tmp_path / "sweep.png").std() > 0.05  # something is drawn
 
 
@@ -124,9 +124,9 @@ def test_the_recommended_fusion_layer_is_the_highest_within_the_tolerance() -> N
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--fusion_layer", 9], "mask3-l9 separates 9 layers, of a model that has 4"),
+        (["--fusion-layer", 9], "mask3-l9 separates 9 layers, of a model that has 4"),
         (["--split", "dev"], "no split 'dev'"),
-        (["--train_steps", 1, "--train_split", "test"], "train_split: 'test' is the split that is measured on"),
+        (["--train-steps", 1, "--train-split", "test"], "train_split: 'test' is the split that is measured on"),
     ],
 )
 def test_bad_flags_are_one_line(
@@ -139,7 +139,7 @@ def test_bad_flags_are_one_line(
 ) -> None:
     source = family_folder("bert")
     capsys.readouterr()  # what making it has printed
-    assert run("mask", "--model", source, "--data", beir_folder, "--output", tmp_path, "--top_k", 3, *flags) == 2
+    assert run("mask", "--model", source, "--data", beir_folder, "--output", tmp_path, "--top-k", 3, *flags) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -148,7 +148,7 @@ def test_bad_flags_are_one_line(
 def test_an_encoder_without_a_classifier_is_refused(
     beir_folder: Path, encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("mask", "--model", encoder_folder, "--data", beir_folder, "--output", tmp_path, "--top_k", 3) == 2
+    assert run("mask", "--model", encoder_folder, "--data", beir_folder, "--output", tmp_path, "--top-k", 3) == 2
     assert "no trained classifier" in capsys.readouterr().err
 
 

@@ -253,7 +253,7 @@ def test_it_trains_in_our_trainer_and_the_best_checkpoint_is_masked(
     corpus = {f"d{place}": f"{text} {place}" for place, text in enumerate(texts)}
     queries = {f"q{place}": text for place, text in enumerate(texts[:6])}
     collection = Collection("tiny", corpus, queries, {name: {f"d{name[1:]}": 1} for name in queries})
-    recipe = TrainingRecipe(
+    recipe = TrainingRecipe.from_flat(
         model="", train_data=[""], output=str(tmp_path), batch_size=2, negatives=2, max_steps=4, save_steps=2, cpu=True
     )
     model = load(family_folder("bert"), "mask3-l2")

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mice_st.commands.main import main
-from mice_st.commands.trim import keep_interaction_layers
 from mice_st.conversion.convert import convert
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Collection, write_beir
+from mice_st.research.laboratory.trimming import keep_interaction_layers
 
 PAIRS = [("the city of berlin", "a museum in germany"), ("sort", "a python function returns a list")]
 

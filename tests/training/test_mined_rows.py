@@ -9,10 +9,10 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from mice_st.commands import main as cli
-from mice_st.commands import mine as mine_command
-from mice_st.commands.mine import MineOptions, mine
 from mice_st.data.collection import Collection, write_beir
 from mice_st.data.first_stage import BM25
+from mice_st.training import mined_rows
+from mice_st.training.mined_rows import MineJob, mine
 from mice_st.training.mining import mine_rows, search_all, search_bm25, search_vectors
 from mice_st.training.pseudo_queries import pseudo_query_collection
 from mice_st.training.teachers import Teachers
@@ -26,22 +26,22 @@ PETS = Collection(
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> Callable[..., MineOptions]:
+def options(tmp_path: Path) -> Callable[..., MineJob]:
     """``options(**fields)``: two negatives for each query of the collection above."""
     write_beir(PETS, tmp_path / "pets", "train")
 
-    def make(**fields: Any) -> MineOptions:
+    def make(**fields: Any) -> MineJob:
         defaults = {"data": [str(tmp_path / "pets")], "output": str(tmp_path / "rows.jsonl"), "negatives": 2}
-        return MineOptions(**{**defaults, "device": "cpu", **fields})
+        return MineJob(**{**defaults, "device": "cpu", **fields})
 
     return make
 
 
-def read(options: MineOptions) -> list[dict[str, Any]]:
+def read(options: MineJob) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(options.output).read_text().splitlines()]
 
 
-def test_rows_are_those_of_training_itself(options: Callable[..., MineOptions]) -> None:
+def test_rows_are_those_of_training_itself(options: Callable[..., MineJob]) -> None:
     made = options()
     assert mine(made) == 1
     (row,) = mine_rows(PETS, made)
@@ -67,18 +67,16 @@ def test_first_stages_take_turns() -> None:
     assert search_all([search_bm25])(PETS.corpus, PETS.queries, 5) == BM25(PETS.corpus).search(PETS.queries, 5)
 
 
-def test_a_teacher_takes_false_negatives_out(
-    options: Callable[..., MineOptions], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_teacher_takes_false_negatives_out(options: Callable[..., MineJob], monkeypatch: pytest.MonkeyPatch) -> None:
     marks = {"cat sleeps": 2.0, "cat purrs": 2.5, "cat cat dog": 1.0, "dog barks": 0.0, "bird sings": 0.0}
 
     class Fixed(Teachers):
-        def __init__(self, *_: Any) -> None: ...
+        def __init__(self, *_: Any, **__: Any) -> None: ...
 
         def score(self, queries: Any, documents: Any) -> list[list[float]]:
             return [[marks[text] for text in texts] for texts in documents]
 
-    monkeypatch.setattr(mine_command, "Teachers", Fixed)
+    monkeypatch.setattr(mined_rows, "Teachers", Fixed)
     mine(options(teacher="t", negatives=1))
     assert read(options())[0]["negatives"] == ["cat cat dog"]
     mine(options(teacher="t", negatives=1, margin=1.5, negatives_top_k=2))
@@ -106,13 +104,13 @@ def test_titles_and_first_sentences_become_queries_and_leave_their_documents(tmp
         pseudo_query_collection(tmp_path, "made")
 
 
-def test_made_up_queries_make_rows_for_a_teacher_to_judge(tmp_path: Path, options: Callable[..., MineOptions]) -> None:
+def test_made_up_queries_make_rows_for_a_teacher_to_judge(tmp_path: Path, options: Callable[..., MineJob]) -> None:
     words = "one two three four five six seven eight nine ten cat"
     rows = [{"_id": str(place), "title": f"title {place}", "text": f"{words} {place}"} for place in range(5)]
     folder = tmp_path / "titled"
     folder.mkdir()
     (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    made = options(data=[str(folder)], queries="pseudo", limit=3)
+    made = options(data=[str(folder)], query_source="pseudo", limit=3)
     assert mine(made) == 3
     for row in read(made):
         assert set(row) == {"query", "documents", "source"}
@@ -121,7 +119,7 @@ def test_made_up_queries_make_rows_for_a_teacher_to_judge(tmp_path: Path, option
 
 
 def test_a_killed_run_goes_on_with_the_next_collection(
-    options: Callable[..., MineOptions], toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+    options: Callable[..., MineJob], toy_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = options(data=[*options().data, str(toy_folder)])
     mine(made)
@@ -135,7 +133,7 @@ def test_a_killed_run_goes_on_with_the_next_collection(
             raise KeyboardInterrupt
         return original(collection, *arguments)
 
-    monkeypatch.setattr(mine_command, "mine_rows", count)
+    monkeypatch.setattr(mined_rows, "mine_rows", count)
     with pytest.raises(KeyboardInterrupt):
         mine(made)
     assert mine(made) == 25

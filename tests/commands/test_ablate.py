@@ -9,9 +9,9 @@ import pytest
 
 from mice_st import MiceCrossEncoder
 from mice_st.commands import main as cli
+from mice_st.commands.ablate import format_table
+from mice_st.commands.ablation_grid import AblateOptions, read_grid
 from mice_st.data.collection import Collection, write_beir
-from mice_st.research.ablation import format_table
-from mice_st.research.ablation_grid import AblateOptions, read_grid
 from mice_st.states import encoding
 from mice_st.states.shards import encode_shard
 from mice_st.training import TrainingRecipe, train
@@ -73,16 +73,16 @@ def test_variants_are_compared_with_a_base_that_is_an_ordinary_run(
     assert (tmp_path / "run" / "ablation.png").read_bytes()[:4] == b"\x89PNG"
     _, (base, *_) = read_grid(AblateOptions(path))
     start = str(tmp_path / "run" / "base" / "start")
-    alone = train(TrainingRecipe(model=start, output=str(tmp_path / "alone"), **base.train))
+    alone = train(TrainingRecipe.from_flat(model=start, output=str(tmp_path / "alone"), **base.train))
     assert rows[0]["dev_ndcg@10"] == alone.best_ndcg_at_10
-    untrained = build_evaluator(TrainingRecipe(model=start, output=str(tmp_path / "none"), **base.train))
+    untrained = build_evaluator(TrainingRecipe.from_flat(model=start, output=str(tmp_path / "none"), **base.train))
     assert untrained is not None
     assert rows[0]["start"] == untrained(MiceCrossEncoder(start, device="cpu"))
     assert rows[0]["last_loss"] == pytest.approx(sum(entry["loss"] for entry in alone.history if "loss" in entry) / 2)
     monkeypatch.setattr(RerankerTrainer, "train", lambda *_, **__: pytest.fail("trained twice"))
     assert cli.main(["ablate", path]) == 0
     assert capsys.readouterr().out.splitlines() == table.splitlines()[-5:]
-    assert cli.main(["ablate", path, "--max_steps", "3"]) == 2
+    assert cli.main(["ablate", path, "--max-steps", "3"]) == 2
     assert "was made with other fields" in capsys.readouterr().err
 
 
@@ -126,7 +126,9 @@ def test_variants_whose_documents_go_the_same_way_share_their_states(
     ]
     assert len(list((tmp_path / "run" / "states").glob("*.sqlite"))) == len(encoded) == 2
     _, (base, *_) = read_grid(AblateOptions(path))
-    alone = train(TrainingRecipe(model=str(tmp_path / "run/base/start"), output=str(tmp_path / "alone"), **base.train))
+    alone = train(
+        TrainingRecipe.from_flat(model=str(tmp_path / "run/base/start"), output=str(tmp_path / "alone"), **base.train)
+    )
     assert rows[0]["dev_ndcg@10"] == alone.best_ndcg_at_10
 
 
@@ -156,7 +158,7 @@ def test_a_variant_that_cannot_be_made_ends_the_grid_before_anything_is_trained(
         ("[convert]", 'mode = "all"\n[convert]', "mode: must be each or product, got 'all'"),
         ("output", "place", "the field 'output' is missing"),
         ("[grid]", "[[variants]]\nwings = 2\n[grid]", "variants: 'wings' is no field of"),
-        ("dev_data", "watch", "unknown flags --watch"),
+        ("dev_data", "watch", "there is no flag --watch; did you mean --watch-data"),
     ],
 )
 def test_a_bad_grid_says_why(

@@ -1,17 +1,18 @@
-"""``mice-st push`` and ``mice-st verify``."""
+"""The command ``mice-st push``."""
 
 from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
-import transformers
-
-from mice_st.hub.push import HubFolder, build_hub_folder, publish, require_token, verify_repository
-from mice_st.hub.verification import Verification, verify_folder
+from mice_st.commands.checks import existing_folder
+from mice_st.commands.verify import print_verification
 from mice_st.loading import resolve_model
+
+if TYPE_CHECKING:
+    from mice_st.hub.push import HubFolder
 
 
 @dataclass
@@ -24,14 +25,15 @@ class PushOptions:
 
     model: str = field(
         metadata={
-            "help": "Folder of a MICE model, with card.yaml where there is something to say; or a released model's name."
+            "help": "Folder of a MICE model, with card.yaml where there is something to say; or a released model's name.",
+            "metavar": "MODEL",
         }
     )
-    repo: str = field(metadata={"help": "Hub id, organisation/name; made where there is none."})
+    repo: str = field(metadata={"help": "Hub id, organisation/name; a new repository is made where there is none."})
     tag: str | None = field(
         default=None, metadata={"help": "Tag of this version (default: v and the version in card.yaml, or v1.0.0)."}
     )
-    branch: str = field(default="main", metadata={"help": "Branch to commit to; made from main where there is none."})
+    branch: str = field(default="main", metadata={"help": "Branch to commit to; a new one is made from main."})
     parent: str | None = field(
         default=None, metadata={"help": "Commit that the branch must stand at (default: the one it stands at now)."}
     )
@@ -40,7 +42,9 @@ class PushOptions:
     dry_run: bool = field(
         default=False, metadata={"help": "Build, verify and list the files; nothing leaves the machine."}
     )
-    output: str | None = field(default=None, metadata={"help": "Keep the built folder here."})
+    output: str | None = field(
+        default=None, metadata={"help": "Folder that keeps what was built.", "metavar": "FOLDER"}
+    )
 
     def __post_init__(self) -> None:
         self.model = resolve_model(self.model)
@@ -48,7 +52,13 @@ class PushOptions:
 
 def run_push(options: PushOptions) -> None:
     """Build, push, verify, tag, and print each."""
+    import transformers
+
+    from mice_st.hub.push import build_hub_folder, publish, require_token
+
     transformers.utils.logging.disable_progress_bar()
+    if existing := existing_folder(options):
+        raise FileExistsError(f"output: {existing}, which would be published; give another output")
     if not options.dry_run:
         require_token(options.repo)
     with tempfile.TemporaryDirectory() as temporary:
@@ -83,48 +93,3 @@ def _print_folder(built: HubFolder) -> None:
         print(f"left out: {path}")
     for figure in built.card.missing:
         print(f"not on the card: {figure}")
-
-
-@dataclass
-class VerifyOptions:
-    """Check that a model is what was published: every file, every tensor, every score.
-
-    Raises:
-        FileNotFoundError: If the model is a released one, and its weights are not on this machine.
-    """
-
-    POSITIONAL: ClassVar = ("model",)
-
-    model: str = field(metadata={"help": "Folder, name of a released model, or Hub id with @revision if wanted."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run the model's code even where it is not that of the installed mice-st."}
-    )
-
-    def __post_init__(self) -> None:
-        self.model = resolve_model(self.model)
-
-
-def run_verify(options: VerifyOptions) -> int:
-    """Verify and print.
-
-    Returns:
-        The exit status: 1 if there is a problem.
-    """
-    transformers.utils.logging.disable_progress_bar()
-    if Path(options.model).is_dir():
-        found = verify_folder(Path(options.model), trust_remote_code=options.trust_remote_code)
-    else:
-        repo, _, revision = options.model.partition("@")
-        found = verify_repository(repo, revision or None, trust_remote_code=options.trust_remote_code)
-    print_verification(found)
-    return 0 if found.ok else 1
-
-
-def print_verification(found: Verification) -> None:
-    """Differences by door, and problems."""
-    for door, difference in found.differences.items():
-        print(f"{door}: largest difference of {len(found.record.logits)} scores {difference:.1e}")
-    for problem in found.problems:
-        print(f"problem: {problem}")
-    if found.ok:
-        print(f"verified: {len(found.record.files)} files and {len(found.record.tensors)} tensors are as recorded")

@@ -1,4 +1,4 @@
-"""``mice-st ablate``: what each choice is worth, with the same data and the same steps for all.
+"""The command ``mice-st ablate``: variants of a conversion and a training, with the same data and the same steps for all.
 
 All variants are converted before the first is trained, so that a grid with a fault ends at once. Variants whose documents go the same way share
 their states: those of the training rows in ``states/`` of the output folder, those of the dev sets in memory.
@@ -14,13 +14,13 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from mice_st.commands.ablation_grid import AblateOptions, Variant, folder_name, read_grid
 from mice_st.commands.convert import ConvertOptions, run_convert
-from mice_st.commands.main import parse_flags
+from mice_st.commands.parser import parse_flags
 from mice_st.commands.recipes import flags_of, go_on
 from mice_st.evaluation.plots import plot_variants
 from mice_st.files import read_json, write_json
 from mice_st.loading import load_cross_encoder
-from mice_st.research.ablation_grid import AblateOptions, Variant, read_grid
 from mice_st.states.fingerprint import fingerprint_of
 from mice_st.training.recipe import TrainingRecipe
 from mice_st.training.stored_states import CODECS
@@ -63,7 +63,7 @@ def convert_variant(variant: Variant, output: Path) -> str | None:
     Raises:
         ValueError: If the folder holds another variant, or the conversion or the recipe is impossible; names the variant.
     """
-    folder = output / _folder_name(variant.name)
+    folder = output / folder_name(variant.name)
     if (made := folder / "variant.json").is_file():
         if read_json(made)["fields"] != _fields(variant):
             raise ValueError(f"{folder}: was made with other fields; name another output")
@@ -75,13 +75,14 @@ def convert_variant(variant: Variant, output: Path) -> str | None:
             run_convert(parse_flags("convert", ConvertOptions, flags_of({**variant.convert, "output": str(start)})))
     except ValueError as error:
         raise ValueError(f"{variant.name}: {error}") from error
+    settings = recipe.settings
     if recipe.dev_data is None:
         raise ValueError("train: dev_data is missing, which the variants are compared on")
-    if not (recipe.freeze_contextualization and recipe.stored_states) or recipe.stored_states_file is not None:
+    if not (settings.freeze_contextualization and settings.stored_states) or recipe.stored_states_file is not None:
         return None
-    model = load_cross_encoder(str(start), max_length=recipe.max_length)
-    made_by = fingerprint_of(model, CODECS[recipe.stored_states_dtype])
-    key = hashlib.sha256(f"{made_by.to_json()} {recipe.bf16}".encode()).hexdigest()[:16]
+    model = load_cross_encoder(str(start), max_length=settings.max_length)
+    made_by = fingerprint_of(model, CODECS[settings.stored_states_dtype])
+    key = hashlib.sha256(f"{made_by.to_json()} {settings.bf16}".encode()).hexdigest()[:16]
     return str(output / "states" / f"{key}.sqlite")
 
 
@@ -97,7 +98,7 @@ def measure_variant(variant: Variant, output: Path, states: str | None = None) -
         ``variant``, ``steps``, ``seconds`` of training, ``parameters``, the figures of the best checkpoint, and under ``start`` those
         before any training.
     """
-    folder = output / _folder_name(variant.name)
+    folder = output / folder_name(variant.name)
     path = folder / "variant.json"
     if path.is_file():
         return read_json(path)["row"]
@@ -145,7 +146,3 @@ def format_table(rows: Sequence[dict[str, Any]]) -> str:
         ]
         lines.append([row["variant"], *figures, f"{row['parameters'] / 1e6:.1f}M", f"{row['seconds']:.0f}"])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _folder_name(name: str) -> str:
-    return "".join(character if character.isalnum() or character in "=.,_-" else "_" for character in name)

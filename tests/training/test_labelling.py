@@ -12,12 +12,13 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from mice_st.commands import label as labelling
 from mice_st.commands import main as cli
-from mice_st.commands.label import LabelOptions, label
+from mice_st.commands.label import LabelOptions
 from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.states.engines import open_store
 from mice_st.states.fingerprint import fingerprint_of
-from mice_st.states.store import open_store
+from mice_st.training import labelling
+from mice_st.training.labelling import LabelJob, label
 from mice_st.training.parquet_rows import ParquetRows
 from mice_st.training.rows import RowFile
 from mice_st.training.teachers import Teachers, standardize
@@ -33,11 +34,11 @@ ROWS: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def options(cross_encoder_folder: Path, tmp_path: Path) -> Callable[..., LabelOptions]:
+def options(cross_encoder_folder: Path, tmp_path: Path) -> Callable[..., LabelJob]:
     """``options(**fields)``: the rows above, two to a shard, scored by a cross-encoder."""
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)) + "\n\n")
 
-    def make(**fields: Any) -> LabelOptions:
+    def make(**fields: Any) -> LabelJob:
         defaults = {
             "teacher": [str(cross_encoder_folder)],
             "data": [str(tmp_path / "rows.jsonl")],
@@ -45,12 +46,12 @@ def options(cross_encoder_folder: Path, tmp_path: Path) -> Callable[..., LabelOp
             "shard_rows": 2,
             "device": "cpu",
         }
-        return LabelOptions(**{**defaults, **fields})
+        return LabelJob(**{**defaults, **fields})
 
     return make
 
 
-def read(options: LabelOptions) -> list[dict[str, Any]]:
+def read(options: LabelJob) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(options.output).read_text().splitlines()]
 
 
@@ -59,7 +60,7 @@ def texts(row: dict[str, Any]) -> list[str]:
 
 
 def test_a_row_keeps_its_fields_and_gets_the_teachers_raw_scores(
-    options: Callable[..., LabelOptions], cross_encoder_folder: Path
+    options: Callable[..., LabelJob], cross_encoder_folder: Path
 ) -> None:
     made = options()
     assert label(made) == 3
@@ -74,7 +75,7 @@ def test_a_row_keeps_its_fields_and_gets_the_teachers_raw_scores(
 
 @pytest.mark.parametrize("kind", ["cross_encoder_folder", "mice_folder", "embedding_folder"])
 def test_mixed_precision_gives_nearly_the_same_scores(
-    options: Callable[..., LabelOptions], kind: str, tmp_path: Path, request: pytest.FixtureRequest
+    options: Callable[..., LabelJob], kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     teacher = [str(request.getfixturevalue(kind))]
     exact, rough = (
@@ -89,7 +90,7 @@ def test_mixed_precision_gives_nearly_the_same_scores(
 
 
 def test_scores_of_several_teachers_are_standardised_per_query_and_averaged(
-    options: Callable[..., LabelOptions], cross_encoder_folder: Path, embedding_folder: Path
+    options: Callable[..., LabelJob], cross_encoder_folder: Path, embedding_folder: Path
 ) -> None:
     made = options(teacher=[str(cross_encoder_folder), str(embedding_folder)])
     label(made)
@@ -103,7 +104,7 @@ def test_scores_of_several_teachers_are_standardised_per_query_and_averaged(
 
 
 def test_parquet_holds_the_rows_of_json_lines(
-    options: Callable[..., LabelOptions], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    options: Callable[..., LabelJob], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     lines, table = options(), options(output=str(tmp_path / "labelled.parquet"))
     label(lines)
@@ -151,7 +152,7 @@ def test_bad_parquet_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ParquetRows(path, 7)
 
 
-def test_fields_that_no_column_holds_are_refused_for_parquet(options: Callable[..., LabelOptions]) -> None:
+def test_fields_that_no_column_holds_are_refused_for_parquet(options: Callable[..., LabelJob]) -> None:
     rows = [{**ROWS[0], "source": "x"}, {**ROWS[2], "source": 3}]
     Path(options().data[0]).write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ValueError, match=r"do not fit into one table.*write JSON Lines instead"):
@@ -163,9 +164,7 @@ def test_equal_scores_are_standardised_to_zero() -> None:
     assert standardize([1.0, 3.0]) == [-1.0, 1.0]
 
 
-def test_a_killed_run_labels_nothing_twice(
-    options: Callable[..., LabelOptions], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_labels_nothing_twice(options: Callable[..., LabelJob], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = options(output=f"{options().output}.whole")
     label(whole)
     seen: list[list[str]] = []
@@ -185,9 +184,7 @@ def test_a_killed_run_labels_nothing_twice(
     assert Path(options().output).read_bytes() == Path(whole.output).read_bytes()
 
 
-def test_parts_of_another_job_are_refused(
-    options: Callable[..., LabelOptions], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_of_another_job_are_refused(options: Callable[..., LabelJob], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(labelling, "label_shard", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -199,7 +196,7 @@ def test_parts_of_another_job_are_refused(
         label(options())
 
 
-def test_only_the_first_rows(options: Callable[..., LabelOptions]) -> None:
+def test_only_the_first_rows(options: Callable[..., LabelJob]) -> None:
     assert label(options(limit=1)) == 1
 
 
@@ -212,7 +209,7 @@ def test_only_the_first_rows(options: Callable[..., LabelOptions]) -> None:
         ({"query": "q", "documents": ["a", 3]}, r"rows\.jsonl, line 2: documents: text 1 is of type int"),
     ],
 )
-def test_a_bad_line_is_named(options: Callable[..., LabelOptions], fault: Any, message: str) -> None:
+def test_a_bad_line_is_named(options: Callable[..., LabelJob], fault: Any, message: str) -> None:
     line = fault if isinstance(fault, str) else json.dumps(fault)
     Path(options().data[0]).write_text(f"{json.dumps(ROWS[0])}\n{line}\n")
     with pytest.raises(ValueError, match=message):
@@ -220,7 +217,7 @@ def test_a_bad_line_is_named(options: Callable[..., LabelOptions], fault: Any, m
 
 
 def test_a_score_that_is_not_finite_names_teacher_query_and_document(
-    options: Callable[..., LabelOptions], monkeypatch: pytest.MonkeyPatch
+    options: Callable[..., LabelJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Teachers, "_score_pairs", lambda *_: [[0.0, float("nan"), 0.0], [0.0, 0.0]])
     with pytest.raises(ValueError, match=r"rows\.jsonl, lines 1 to 2: teacher .*'how many people'.*'a cat'.* is nan"):
@@ -228,7 +225,7 @@ def test_a_score_that_is_not_finite_names_teacher_query_and_document(
 
 
 def test_files_that_are_missing_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--teacher", "t", "--data", "absent.jsonl", "--output", "o", "--processes", "1"]
+    arguments = ["--teacher", "owner/teacher", "--data", "absent.jsonl", "--output", "o", "--processes", "1"]
     assert cli.main(["label", *arguments]) == 2
     assert "data: there is no file absent.jsonl" in capsys.readouterr().err
 
@@ -239,7 +236,7 @@ def die(*_: Any) -> None:
 
 @pytest.mark.slow
 def test_two_processes_write_what_one_writes_and_a_killed_one_is_an_error(
-    options: Callable[..., LabelOptions], monkeypatch: pytest.MonkeyPatch
+    options: Callable[..., LabelJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = options(shard_rows=1), options(shard_rows=1, processes=2, output=f"{options().output}.two")
     label(one)
@@ -250,7 +247,7 @@ def test_two_processes_write_what_one_writes_and_a_killed_one_is_an_error(
         label(options(shard_rows=1, processes=2, output=f"{options().output}.three"))
 
 
-def test_a_positive_gets_its_bonus_and_nothing_else_does(options: Callable[..., LabelOptions], tmp_path: Path) -> None:
+def test_a_positive_gets_its_bonus_and_nothing_else_does(options: Callable[..., LabelJob], tmp_path: Path) -> None:
     plain, raised = options(), options(positive_bonus=2.5, output=str(tmp_path / "raised.jsonl"))
     label(plain)
     label(raised)
@@ -260,14 +257,14 @@ def test_a_positive_gets_its_bonus_and_nothing_else_does(options: Callable[..., 
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_bonus_that_is_no_number_is_refused(options: Callable[..., LabelOptions], value: float) -> None:
+def test_a_bonus_that_is_no_number_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="positive_bonus: must be finite"):
-        options(positive_bonus=value)
+        LabelOptions(teacher=["t"], data=["d"], output="o", positive_bonus=value)
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_mice_teacher_scores_the_same_from_a_store_that_training_then_reads(
-    options: Callable[..., LabelOptions], mice_folder: Path, tmp_path: Path, processes: int
+    options: Callable[..., LabelJob], mice_folder: Path, tmp_path: Path, processes: int
 ) -> None:
     store = str(tmp_path / "states.sqlite")
     plain = options(teacher=[str(mice_folder)])
@@ -285,7 +282,7 @@ def test_a_mice_teacher_scores_the_same_from_a_store_that_training_then_reads(
 
 
 def test_a_store_needs_one_mice_among_the_teachers(
-    options: Callable[..., LabelOptions], mice_folder: Path, tmp_path: Path
+    options: Callable[..., LabelJob], mice_folder: Path, tmp_path: Path
 ) -> None:
     for teacher, count in ([], 0), ([str(mice_folder)] * 2, 2):
         made = options(

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from mice_st.commands.convert import ConvertOptions
 from mice_st.commands.recipes import as_word, read_toml
+from mice_st.training.flat import flat_fields
 from mice_st.training.recipe import TrainingRecipe
 
 BASE = "base"
@@ -27,8 +28,10 @@ class AblateOptions:
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("grid",)
 
-    grid: str = field(metadata={"help": "TOML file: output, [convert], [train], [grid]."})
-    output: str | None = field(default=None, metadata={"help": "Folder in place of the file's."})
+    grid: str = field(metadata={"help": "TOML file with output, [convert], [train] and [grid].", "metavar": "FILE"})
+    output: str | None = field(
+        default=None, metadata={"help": "Folder for all variants, in place of the file's.", "metavar": "FOLDER"}
+    )
     limit: int | None = field(default=None, metadata={"help": "Train each variant on this many rows only."})
     max_steps: int | None = field(default=None, metadata={"help": "Steps of each variant, in place of the file's."})
 
@@ -66,7 +69,7 @@ def read_grid(options: AblateOptions) -> tuple[Path, list[Variant]]:
         raise ValueError(f"{path}: the field 'output' is missing")
     recipe |= {name: value for name in ("limit", "max_steps") if (value := getattr(options, name)) is not None}
     known = {
-        **{item.name: "train" for item in fields(TrainingRecipe)},
+        **dict.fromkeys(flat_fields(TrainingRecipe), "train"),
         # Of what both have, such as seed, conversion's comes with training's.
         **{item.name: "convert" for item in fields(ConvertOptions)},
     }
@@ -89,7 +92,7 @@ def _check(grid: dict[str, Any], together: Any, known: Container[str], path: Pat
         raise ValueError(f"{path}: variants: must be tables, [[variants]], got {together!r}")
     for table, names in (("grid", grid), *(("variants", change) for change in together)):
         for name in names:
-            if name not in known or name in ("output", "model", "source"):
+            if name not in known or name in ("output", "model"):
                 raise ValueError(f"{path}: {table}: {name!r} is no field of convert or train that can be varied")
     for name, values in grid.items():
         if not isinstance(values, list) or not values:
@@ -102,3 +105,15 @@ def _changes(grid: dict[str, list[Any]], mode: Literal["each", "product"], path:
     if mode != "each":
         raise ValueError(f"{path}: mode: must be each or product, got {mode!r}")
     return [{}, *({name: value} for name, values in grid.items() for value in values)]
+
+
+def folder_name(name: str) -> str:
+    """The name of a variant's folder."""
+    return "".join(character if character.isalnum() or character in "=.,_-" else "_" for character in name)
+
+
+def saved_variants(options: AblateOptions) -> str | None:
+    """Count the variants that are measured."""
+    output, variants = read_grid(options)
+    done = sum((output / folder_name(variant.name) / "variant.json").is_file() for variant in variants)
+    return f"{done} of {len(variants)} variants are measured in {output}, the same command goes on from there"
