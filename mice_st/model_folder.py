@@ -31,6 +31,30 @@ PROVENANCE_FILE = "training.json"
 PACKAGES = ("mice-st", "sentence-transformers", "transformers", "torch")
 REQUIREMENTS = {"sentence-transformers": ">=5.4", "transformers": ">=5"}
 
+MODELING = Path(mice_st.modeling.__file__).parent
+# Modelling files of 0.1: a folder that is saved again does not keep them beside those that took their place.
+FORMER_CODE = {
+    f"{name}.py"
+    for name in [
+        "attention",
+        "backbones",
+        "bert_backbones",
+        "chunks",
+        "config_checks",
+        "contextualization",
+        "fast_attention",
+        "inputs",
+        "interaction",
+        "layers",
+        "modernbert_backbone",
+        "modernbert_layers",
+        "pairs",
+        "prepared_query",
+        "residuals",
+        "states",
+    ]
+}
+
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -70,6 +94,11 @@ for entry in model.rank(query, documents):
     print(f"{{entry['score']:.2f}}  {{documents[entry['corpus_id']]}}")
 ```
 """
+
+
+def code_files() -> list[str]:
+    """Names of the modelling files, which go into every folder."""
+    return sorted(path.name for path in MODELING.glob("*.py") if path.name != "__init__.py")
 
 
 def write_hub_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -116,9 +145,15 @@ def complete_hub_folder(folder: Path, model_name: str | None = None, create_mode
     remove_stale_weights(folder)
     if create_model_card:
         write_folder_card(folder, model_name)
-    for source in Path(mice_st.modeling.__file__).parent.glob("*.py"):
-        if source.name != "__init__.py":
-            shutil.copyfile(source, folder / source.name)
+    for name in FORMER_CODE - set(code_files()):
+        (folder / name).unlink(missing_ok=True)
+    for name in code_files():
+        shutil.copyfile(MODELING / name, folder / name)
+    # transformers writes one entry for each class; AutoModel without one calls a MICE config unrecognised.
+    model = read_json(folder / "config.json")
+    if "AutoModelForSequenceClassification" in model.get("auto_map", {}):
+        model["auto_map"]["AutoModel"] = model["auto_map"]["AutoModelForSequenceClassification"]
+        write_json(folder / "config.json", model)
     modules = read_json(folder / "modules.json")
     modules[0]["type"] = MODULE_REFERENCE
     write_json(folder / "modules.json", modules)

@@ -18,16 +18,11 @@ from huggingface_hub import ModelCard
 from sentence_transformers import CrossEncoder
 from transformers import AutoModelForSequenceClassification
 
-import mice_st
 from mice_st import MiceCrossEncoder, convert
-from mice_st.model_folder import INDEX_FILE, WEIGHTS_FILE, complete_hub_folder, remove_stale_weights
+from mice_st.model_folder import INDEX_FILE, WEIGHTS_FILE, code_files, complete_hub_folder, remove_stale_weights
 from tests.promises.one_score import QUERY, assert_one_score, make_documents
 
 Load = Callable[..., CrossEncoder]
-
-
-def code_files() -> set[str]:
-    return {path.name for path in Path(mice_st.modeling.__file__).parent.glob("*.py")} - {"__init__.py"}
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -43,7 +38,7 @@ def test_a_saved_folder_keeps_requirements_and_code(
     for folder in (tmp_path / "once", tmp_path / "twice"):
         settings = json.loads((folder / "config_sentence_transformers.json").read_text())
         assert set(settings["requirements"]) == {"sentence-transformers", "transformers"}
-        assert code_files() <= {path.name for path in folder.glob("*.py")}
+        assert set(code_files()) <= {path.name for path in folder.glob("*.py")}
         tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
         assert not {"is_local", "local_files_only"} & set(tokenizer)
         assert tokenizer["split_special_tokens"] is True
@@ -65,7 +60,7 @@ print(json.dumps(CrossEncoder(sys.argv[2], trust_remote_code=True, device="cpu")
     np.testing.assert_allclose(json.loads(printed.splitlines()[-1]), mice.predict(pairs()), atol=1e-5)
     settings = json.loads((tmp_path / "again" / "config_sentence_transformers.json").read_text())
     assert set(settings["requirements"]) == {"sentence-transformers", "transformers"}
-    assert code_files() <= {path.name for path in (tmp_path / "again").glob("*.py")}
+    assert set(code_files()) <= {path.name for path in (tmp_path / "again").glob("*.py")}
     assert "mice" in (ModelCard.load(tmp_path / "again" / "README.md").data.tags or [])
 
 
@@ -183,6 +178,18 @@ def test_other_files_are_left_alone(mice_folder: Path, tmp_path: Path) -> None:
     shards[0].unlink()
     with pytest.raises(FileNotFoundError, match=shards[0].name):
         remove_stale_weights(folder)
+
+
+# --- code of an earlier version ---
+
+
+def test_a_folder_that_is_saved_again_keeps_no_older_code(mice_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(mice_folder, tmp_path / "copy"))
+    (folder / "prepared_query.py").write_text("raise RuntimeError('older code')\n")
+    (folder / "handler.py").write_text("# a user's own file\n")
+    MiceCrossEncoder(str(folder), device="cpu").save(str(folder))
+    assert {path.name for path in folder.glob("*.py")} == {*code_files(), "handler.py"}
+    assert "older code" not in "".join(path.read_text() for path in folder.glob("*.py"))
 
 
 # --- the tokenizer alone ---
