@@ -201,7 +201,11 @@ def write_folder_card(folder: Path, model_name: str | None = None) -> None:
     """
     path = folder / CARD_FILE
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    is_generic = CARD_MARK in text or not text.startswith("---") or "mice" not in (ModelCard(text).data.tags or [])
+    is_generic = (
+        CARD_MARK in text
+        or not text.startswith("---")
+        or "mice" not in (getattr(ModelCard(text).data, "tags", None) or [])
+    )
     if not is_generic:
         return
     config = MiceConfig.from_pretrained(folder)

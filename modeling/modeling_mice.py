@@ -178,7 +178,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         self.pooler: Any = None
         if config.pooler and config.facts.pooler_activation is None:
             self.pooler = MicePredictionHead(config)
-        elif config.pooler:
+        elif config.pooler and config.facts.pooler_activation is not None:
             self.pooler = MicePooler(config.interaction_width, config.facts.pooler_activation)
         self.dropout = nn.Dropout(config.layer_settings.classifier_dropout)
         self.classifier = MiceClassifier(config.interaction_width, 1)
@@ -194,7 +194,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
 
     def _build_backbone(self, config: Any) -> Any:
         """Contextualisation layers, without a pooler and, where they are pre-norm, without the norm behind the last one."""
-        fields = {"add_pooling_layer": False} if self.config.facts.has_pooling_layer else {}
+        fields: dict[str, Any] = {"add_pooling_layer": False} if self.config.facts.has_pooling_layer else {}
         # from_config would take the dtype of the backbone's own config, in place of the one that is being loaded.
         fields |= {"dtype": torch.get_default_dtype(), "attn_implementation": self.config._attn_implementation}
         backbone = AutoModel.from_config(config, **fields)
