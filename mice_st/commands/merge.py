@@ -44,7 +44,7 @@ def run_merge(options: MergeOptions) -> None:
     """Merge, save, and print the size of the weights."""
     from transformers.utils import SAFE_WEIGHTS_NAME
 
-    from mice_st.conversion.merge import merge_weights, write_half
+    from mice_st.conversion.merge import merge_score_scales, merge_weights, write_half
     from mice_st.cross_encoder import MiceCrossEncoder
     from mice_st.model_folder import describe_source, write_provenance
 
@@ -52,6 +52,7 @@ def run_merge(options: MergeOptions) -> None:
     models = [MiceCrossEncoder(name, device="cpu") for name in options.model]
     merged = models[0]
     merged.mice.load_state_dict(merge_weights(models, weights))
+    merged.mice.config.score_scale = merge_score_scales(models)
     merged.save(options.output)
     path = Path(options.output) / SAFE_WEIGHTS_NAME
     if options.dtype == "float16":

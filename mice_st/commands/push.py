@@ -39,6 +39,14 @@ class PushOptions:
     )
     private: bool = field(default=False, metadata={"help": "Make a new repository private."})
     collection: str | None = field(default=None, metadata={"help": "Slug of a collection to add the model to."})
+    dev_data: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Collections whose logits score_scale is to bring within [-8, 8], where the folder has no "
+            "verification.json yet (default: python-docs:test).",
+            "metavar": "FOLDER:SPLIT",
+        },
+    )
     dry_run: bool = field(
         default=False, metadata={"help": "Build, verify and list the files; nothing leaves the machine."}
     )
@@ -54,7 +62,7 @@ def run_push(options: PushOptions) -> None:
     """Build, push, verify, tag, and print each."""
     import transformers
 
-    from mice_st.hub.push import build_hub_folder, publish, require_token
+    from mice_st.hub.push import DEV_DATA, build_hub_folder, publish, require_token
 
     transformers.utils.logging.disable_progress_bar()
     if existing := existing_folder(options):
@@ -63,7 +71,9 @@ def run_push(options: PushOptions) -> None:
         require_token(options.repo)
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(options.output or temporary)
-        built = build_hub_folder(Path(options.model), output, options.repo, options.tag)
+        built = build_hub_folder(
+            Path(options.model), output, options.repo, options.tag, options.dev_data or (DEV_DATA,)
+        )
         _print_folder(built)
         if options.dry_run:
             print(f"dry run: nothing was pushed to {options.repo}")

@@ -50,7 +50,16 @@ def merge_weights(models: Sequence[MiceCrossEncoder], weights: Sequence[float]) 
 def _choices(model: MiceCrossEncoder) -> dict[str, Any]:
     """The config's own fields. transformers has more, and its trainer fills some of them in from the tokenizer."""
     known = inspect.signature(MiceConfig).parameters
-    return {name: value for name, value in model.mice.config.to_dict().items() if name in known}
+    return {
+        name: value
+        for name, value in model.mice.config.to_dict().items()
+        if name in known and name != "score_scale"  # the smallest is taken, see ``merge_score_scales``
+    }
+
+
+def merge_score_scales(models: Sequence[MiceCrossEncoder]) -> float:
+    """The scale that keeps the scores of a mean of models as small as those of each."""
+    return min(model.mice.config.score_scale for model in models)
 
 
 def write_half(path: Path) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, snapshot_download
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from mice_st.cross_encoder import MiceCrossEncoder
+from mice_st.data.sources import load_collection
+from mice_st.evaluation.score_scale import judged_lists, lower_score_scale, score_lists
+from mice_st.files import read_json, write_json
 from mice_st.hub.card import Card, render_card
 from mice_st.hub.card_facts import read_card_facts
 from mice_st.hub.errors import LOG_IN, explain_hub_errors
@@ -16,6 +21,7 @@ from mice_st.hub.files import LOADED, VERIFICATION_FILE, HubFile, copy_hub_files
 from mice_st.hub.verification import Verification, verify_folder, write_record
 
 FIRST_VERSION = "1.0.0"
+DEV_DATA = "python-docs:test"  # at hand wherever Python is
 
 
 @dataclass(frozen=True)
@@ -54,16 +60,20 @@ class Published:
     verification: Verification
 
 
-def build_hub_folder(model: Path, output: Path, repo: str, tag: str | None = None) -> HubFolder:
+def build_hub_folder(
+    model: Path, output: Path, repo: str, tag: str | None = None, dev_data: Sequence[str] = (DEV_DATA,)
+) -> HubFolder:
     """Copy what goes to the Hub, verify it in a fresh process, and write its card.
 
-    A ``verification.json`` that the model folder has is what the scores must be; where it has none, one is recorded.
+    A ``verification.json`` that the model folder has is what the scores must be. Where it has none, ``score_scale`` is
+    lowered until the logits of the dev data lie within [-8, 8], and the scores are recorded.
 
     Args:
         model: The model folder.
         output: Empty folder to build in.
         repo: Hub id.
         tag: The version's tag; by default ``v`` and the version of ``card.yaml``, or of a first version.
+        dev_data: Collections by name, ``FOLDER:SPLIT`` or ``python-docs:SPLIT``.
 
     Raises:
         FileNotFoundError: If the model folder lacks files.
@@ -83,10 +93,21 @@ def build_hub_folder(model: Path, output: Path, repo: str, tag: str | None = Non
             )
         record = found.record
     else:
+        _fit_score_scale(output, dev_data)
         record = write_record(output)
     card = render_card(model, repo, tag, record)
     card.write(output)
     return HubFolder(output, tag, describe_files(output), left_out, card)
+
+
+def _fit_score_scale(folder: Path, dev_data: Sequence[str]) -> None:
+    """Write the scale into the folder's config."""
+    model = MiceCrossEncoder(str(folder))
+    lists = (item for source in dev_data for item in judged_lists(load_collection(source, "test")))
+    scale = lower_score_scale(model, score_lists(model, lists))
+    config = read_json(folder / "config.json")
+    if scale != config.get("score_scale", 1.0):
+        write_json(folder / "config.json", config | {"score_scale": scale})
 
 
 def publish(

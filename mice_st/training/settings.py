@@ -67,6 +67,11 @@ class TrainingSettings:
         "float16", "Type of those states; int8 and int4 train the layers above for states of that type."
     )
     bf16: bool = flag(False, "Train, and encode documents to store, in mixed precision.")
+    fit_score_scale: bool = flag(
+        True,
+        "MICE: lower score_scale at the end until the dev data's logits (without any: those of training rows) lie within "
+        "[-8, 8], so that a sigmoid tells them apart. No order changes. Switch it off in a step that others go on from.",
+    )
     gradient_checkpointing: bool = flag(
         False, "Compute activations again in the backward pass, which needs less memory and more time."
     )

@@ -6,15 +6,19 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoder, MultiVectorEncoder
+from sentence_transformers.base.evaluation import BaseEvaluator
 from transformers import set_seed
 
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Collection
+from mice_st.evaluation.reranking import RerankingEvaluator
+from mice_st.evaluation.score_scale import QUERIES, lower_score_scale, score_lists
 from mice_st.files import write_json
 from mice_st.loading import load_cross_encoder
 from mice_st.model_folder import describe_source, write_provenance
@@ -35,7 +39,7 @@ from mice_st.training.colbert import (
     load_colbert,
 )
 from mice_st.training.data import describe_rows, load_rows, rows_to_dataset
-from mice_st.training.dev_sets import build_evaluator
+from mice_st.training.dev_sets import DevSetsEvaluator, build_evaluator
 from mice_st.training.losses import build_loss, choose_loss
 from mice_st.training.mining import mine_rows
 from mice_st.training.recipe import TrainingRecipe
@@ -153,6 +157,8 @@ def train(
         history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_dev_ndcg@10" in entry]
         if trainer.is_world_process_zero():
             write_json(checkpoints / HISTORY_FILE, history)
+    if settings.fit_score_scale and isinstance(model, MiceCrossEncoder):
+        lower_score_scale(model, _scores(model, evaluator, rows))
     if trainer.is_world_process_zero():
         model.save(recipe.output)
         options = {name: value for name, value in recipe.flat().items() if name not in FREE_FIELDS}
@@ -169,6 +175,14 @@ def train(
         trainer.state.best_global_step if evaluator is not None else None,
         trainer.state.best_metric,
     )
+
+
+def _scores(model: MiceCrossEncoder, evaluator: BaseEvaluator | None, rows: Sequence[TrainingRow]) -> list[float]:
+    """Scores of the dev data's candidates, or of some training rows where there is none."""
+    if isinstance(evaluator, (DevSetsEvaluator, RerankingEvaluator)):
+        alone = evaluator.groups["dev"] if isinstance(evaluator, DevSetsEvaluator) else [evaluator]
+        return [score for one in alone for scores in one.rerank(model).values() for score in scores.values()]
+    return score_lists(model, ((row.query, row.documents) for row in islice(rows, QUERIES)))
 
 
 def _starting_point(resume: bool, checkpoints: Path, description: dict[str, Any]) -> Path | None:
