@@ -160,6 +160,11 @@ def complete_hub_folder(folder: Path, model_name: str | None = None, create_mode
     write_json(folder / "modules.json", modules)
     config = read_json(folder / "config_sentence_transformers.json")
     write_json(folder / "config_sentence_transformers.json", config | {"requirements": REQUIREMENTS})
+    config = read_json(folder / "config.json")
+    config["auto_map"]["AutoModel"] = config["auto_map"][
+        "AutoModelForSequenceClassification"
+    ]  # the re-ranker is all there is
+    write_json(folder / "config.json", config)
     tokenizer = read_json(folder / "tokenizer_config.json")
     for leaked in ("is_local", "local_files_only"):  # how transformers loaded it, not what it is
         tokenizer.pop(leaked, None)
@@ -197,7 +202,11 @@ def write_folder_card(folder: Path, model_name: str | None = None) -> None:
     """
     path = folder / CARD_FILE
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    is_generic = CARD_MARK in text or not text.startswith("---") or "mice" not in (ModelCard(text).data.tags or [])
+    is_generic = (
+        CARD_MARK in text
+        or not text.startswith("---")
+        or "mice" not in (getattr(ModelCard(text).data, "tags", None) or [])
+    )
     if not is_generic:
         return
     config = MiceConfig.from_pretrained(folder)

@@ -314,6 +314,27 @@ def test_importing_the_package_loads_no_optional_package() -> None:
     assert "bm25s" in control - base
 
 
+def paths_of_table(page: str) -> list[str]:
+    """The paths in the first column of a table; one without a folder of its own lies beside the path before it, where there is such a file."""
+    paths: list[str] = []
+    for line in page.splitlines():
+        folder = Path()
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1]) if line.startswith("| `") else ():
+            alone = "/" not in name.rstrip("/") and (ROOT / folder / name).exists()
+            paths.append(str(folder / name) if alone else name)
+            folder = Path(paths[-1]).parent
+    return paths
+
+
+def test_contributing_names_files_that_exist() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Where things are")[1].split("\n## ")[0]
+    paths = paths_of_table(page)
+    assert len(paths) > 50
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    made = "| `tests/test_house.py`, `conftest.py`, `docs/` | not `this` |"
+    assert paths_of_table(made) == ["tests/test_house.py", "tests/conftest.py", "docs/"]
+
+
 # Written in pieces, so that this file does not find itself.
 MACHINE_TRACES = re.compile(
     rb"(?<![\w.])/(?:wor[k]|roo[t])/|/tm[p]/w/|/op[t]/(?:wheel|pyp)|pyp[i]\.org|pythonhoste[d]\.|registr[y]\.npmjs"

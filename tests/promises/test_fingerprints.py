@@ -71,7 +71,7 @@ def test_another_scaling_is_another_model(load: Load) -> None:
 
 def test_another_active_adapter_is_another_model(load: Load) -> None:
     model = load()
-    found = {}
+    found: dict[str, str] = {}
     for seed, name in enumerate(("first", "second")):
         add(model, DOCUMENT_LAYERS, name, seed)
     for name in ("first", "second", "first"):

@@ -15,7 +15,8 @@ from tests.loopback_repositories import WRITER
 from tests.promises.fresh_loads import WAYS, FreshLoads
 from tests.promises.one_score import QUERIES, make_documents
 
-REPOSITORY = "org/mice-tiny"
+NAMESPACE, NAME = "org", "mice-tiny"
+REPOSITORY = f"{NAMESPACE}/{NAME}"
 PAIRS = [(query, document) for query in QUERIES for document in make_documents(3)]
 # One modelling file that a loader is pointed at, one that only other modelling files name, and the weights.
 SAMPLE = ("modeling_mice.py", "layers_mice.py", "model.safetensors")
@@ -24,7 +25,7 @@ SAMPLE = ("modeling_mice.py", "layers_mice.py", "model.safetensors")
 @pytest.fixture(scope="module")
 def hub(mice_folder: Path) -> Iterator[LoopbackHub]:
     with LoopbackHub() as started:
-        repository = started.state.create(WRITER, *REPOSITORY.split("/"), False)
+        repository = started.state.create(WRITER, NAMESPACE, NAME, False)
         repository.change("main", {path: (mice_folder / path).read_bytes() for path in list_files(mice_folder)})
         yield started
 

@@ -25,7 +25,7 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=FEATURES.values(), ids=FEATURES)
+@pytest.fixture(scope="module", params=list(FEATURES.values()), ids=list(FEATURES))
 def matching(
     request: pytest.FixtureRequest, cross_encoder_folder: Path, shake: Callable[..., None], tmp_path_factory: Any
 ) -> MiceCrossEncoder:
