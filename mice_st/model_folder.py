@@ -55,6 +55,7 @@ FORMER_CODE = {
     ]
 }
 
+CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -143,17 +144,17 @@ def complete_hub_folder(folder: Path, model_name: str | None = None, create_mode
         create_model_card: Write a card where there is none of MICE yet.
     """
     remove_stale_weights(folder)
-    if create_model_card:
+    if create_model_card and (folder / CONFIG_FILE).is_file():
         write_folder_card(folder, model_name)
     for name in FORMER_CODE - set(code_files()):
         (folder / name).unlink(missing_ok=True)
     for name in code_files():
         shutil.copyfile(MODELING / name, folder / name)
     # transformers writes one entry for each class; AutoModel without one calls a MICE config unrecognised.
-    model = read_json(folder / "config.json")
+    model = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}  # an adapter alone has none
     if "AutoModelForSequenceClassification" in model.get("auto_map", {}):
         model["auto_map"]["AutoModel"] = model["auto_map"]["AutoModelForSequenceClassification"]
-        write_json(folder / "config.json", model)
+        write_json(folder / CONFIG_FILE, model)
     modules = read_json(folder / "modules.json")
     modules[0]["type"] = MODULE_REFERENCE
     write_json(folder / "modules.json", modules)
