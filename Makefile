@@ -5,7 +5,7 @@ PYTEST_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo docs test test-slow lint format clean
+.PHONY: demo docs test test-slow test-peers lint format clean
 
 demo: $(READY)  ## rank real documents with the released model, in under two minutes; writes demo_output/
 	$(BIN)/mice-st demo
@@ -19,6 +19,9 @@ test: $(READY)  ## the quick tests, without network
 
 test-slow: $(READY)  ## the tests that train, build the wheel or run the demo
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-peers: $(READY)  ## transformers' own common model tests on every type of backbone; see docs/peers.md
+	$(BIN)/python scripts/peers/run.py
 
 lint: $(READY) build/typing/mice_st/modeling  ## ruff, its formatter, mypy
 	$(BIN)/ruff check

@@ -91,15 +91,13 @@ class MiceCrossEncoder(CrossEncoder):
             ValueError: If ``documents`` is one string, or a document is not a string; gives its position.
         """
         refuse_single_text(documents)
-        tokenized = tokenize_documents(self.module, documents, self._overlap(passages, overlap))
+        tokenized = tokenize_documents(
+            self.module, documents, check_overlap(self.module, overlap) if passages else None
+        )
         with make_progress_bar(sum(map(len, tokenized)), "Documents", show_progress_bar) as progress:
             encoded = self._encode_tokenized(tokenized, batch_tokens, progress)
         self.module.report_cut_texts()
         return encoded
-
-    def _overlap(self, passages: bool, overlap: int | None) -> int | None:
-        """What ``tokenize_documents`` takes; None for documents that are cut."""
-        return check_overlap(self.module, overlap) if passages else None
 
     def _encode_tokenized(
         self, documents: Sequence[list[list[int]]], batch_tokens: int | None, progress: tqdm
@@ -167,13 +165,13 @@ class MiceCrossEncoder(CrossEncoder):
             raise ValueError(f"predict: expected (query, document) pairs, got one {type(inputs).__name__}.")
         is_single_pair = self.is_singular_input(inputs)
         pairs = [inputs] if is_single_pair else list(inputs)
+        window = None if passages else self.mice.config.document_max_length * CHARACTERS_PER_TOKEN
         for row, pair in enumerate(pairs):
             if isinstance(pair, np.ndarray):
                 pairs[row] = pair = pair.tolist()
             query, document = check_pair(pair, row)
             check_text(query, f"pair {row}: the query")
             if not is_states(document):
-                window = None if passages else self.max_seq_length * CHARACTERS_PER_TOKEN
                 check_text(document, f"pair {row}: the document", window)
         if pool is not None or isinstance(device, list):
             if passages:
@@ -202,7 +200,7 @@ class MiceCrossEncoder(CrossEncoder):
         scores = self._score_pairs(
             [(prompt + query, document) for query, document in pairs],
             show_progress_bar,
-            self._overlap(passages, overlap),
+            check_overlap(self.module, overlap) if passages else None,
             max_length,
         )
         scores = (activation_fn or self.activation_fn)(scores)

@@ -151,6 +151,7 @@ def load_model(
         return load_cross_encoder(name, device, max_length, trust_remote_code)
     loader = SentenceTransformer if kind == "bi_encoder" else MultiVectorEncoder
     model = loader(name, device=device, trust_remote_code=trust_remote_code)
+    _check_words(name, model)
     if max_length is not None:
         model.max_seq_length = max_length
     return model
@@ -181,9 +182,30 @@ def load_cross_encoder(
         return MiceCrossEncoder(name, **options)
     # The identity, as for MICE: a sigmoid reaches exactly 1.0 and makes ties.
     if "patches" in (_read(name, "sentence_bert_config.json") or {}):
-        return MaskedCrossEncoder(name, num_labels=1, activation_fn=torch.nn.Identity(), **options)
+        masked = MaskedCrossEncoder(name, num_labels=1, activation_fn=torch.nn.Identity(), **options)
+        _check_words(name, masked)
+        return masked
     options["trust_remote_code"] = trust_remote_code
-    return CrossEncoder(name, num_labels=1, activation_fn=torch.nn.Identity(), **options)
+    model = CrossEncoder(name, num_labels=1, activation_fn=torch.nn.Identity(), **options)
+    _check_words(name, model)
+    return model
+
+
+def _check_words(name: str, model: Any) -> None:
+    """Refuse a model whose tokenizer is not its own: it would score every word as an unknown one, without an error.
+
+    Raises:
+        ValueError: If the tokenizer has more words than the model, or fewer than half as many; names the model.
+    """
+    from mice_st.modeling.st_mice import check_vocabulary
+
+    tokenizer, config = model.tokenizer, getattr(model[0], "config", None)
+    vocab_size = getattr(config, "vocab_size", None)
+    if hasattr(tokenizer, "get_vocab") and vocab_size is not None:
+        try:
+            check_vocabulary(tokenizer, vocab_size)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
 
 
 def short_name(model: str) -> str:

@@ -7,6 +7,8 @@ no time, no user and no absolute path.
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -16,17 +18,87 @@ from typing import Any
 import sentence_transformers
 import torch
 import transformers
-from huggingface_hub import hf_hub_download
+from huggingface_hub import ModelCard, hf_hub_download
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import mice_st.modeling
 from mice_st.data.wheels import BACKBONE_NAME, is_backbone
 from mice_st.files import read_json, sha256_of, write_json
+from mice_st.modeling.configuration_mice import MiceConfig
 
 MODULE_REFERENCE = "st_mice.MiceTransformer"  # flat: the file lies beside the weights
 PROVENANCE_FILE = "training.json"
 PACKAGES = ("mice-st", "sentence-transformers", "transformers", "torch")
 REQUIREMENTS = {"sentence-transformers": ">=5.4", "transformers": ">=5"}
+
+MODELING = Path(mice_st.modeling.__file__).parent
+# Modelling files of 0.1: a folder that is saved again does not keep them beside those that took their place.
+FORMER_CODE = {
+    f"{name}.py"
+    for name in [
+        "attention",
+        "backbones",
+        "bert_backbones",
+        "chunks",
+        "config_checks",
+        "contextualization",
+        "fast_attention",
+        "inputs",
+        "interaction",
+        "layers",
+        "modernbert_backbone",
+        "modernbert_layers",
+        "pairs",
+        "prepared_query",
+        "residuals",
+        "states",
+    ]
+}
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+
+CARD_FILE = "README.md"
+CARD_MARK = "<!-- Written with the model by mice-st; every save writes it anew. -->"
+CARD = """---
+library_name: sentence-transformers
+pipeline_tag: text-ranking
+tags:
+- mice
+- reranker
+- cross-encoder
+- sentence-transformers
+- text-ranking
+---
+{mark}
+
+# {name}
+
+A MICE re-ranker ([Minimal Interaction Cross-Encoders](https://arxiv.org/abs/2602.16299)): it scores a query against a document
+like a cross-encoder, but encodes the document once, without any query. {layers} contextualisation layers ({backbone}, {width} wide)
+read query and document apart; {interaction} interaction layers let the query read the document's states. Queries up to {query}
+tokens, documents up to {document}. Scores are logits: higher is more relevant.
+
+## Usage
+
+The code that runs the model lies beside its weights, so `trust_remote_code=True` is needed.{where}
+
+```python
+from sentence_transformers import CrossEncoder
+
+model = CrossEncoder({source}, trust_remote_code=True)
+query = "how many people live in berlin"
+documents = ["Berlin has 3.7 million inhabitants.", "Berlin is known for its museums.", "A cat sleeps."]
+for entry in model.rank(query, documents):
+    print(f"{{entry['score']:.2f}}  {{documents[entry['corpus_id']]}}")
+```
+"""
+
+
+def code_files() -> list[str]:
+    """Names of the modelling files, which go into every folder."""
+    return sorted(path.name for path in MODELING.glob("*.py") if path.name != "__init__.py")
 
 
 def write_hub_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -59,7 +131,7 @@ def write_hub_folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     complete_hub_folder(folder)
 
 
-def complete_hub_folder(folder: Path) -> None:
+def complete_hub_folder(folder: Path, model_name: str | None = None, create_model_card: bool = True) -> None:
     """Make a folder saved by sentence-transformers loadable without mice-st.
 
     sentence-transformers copies module code only for classes that it loaded from a repository; here the classes come
@@ -67,20 +139,89 @@ def complete_hub_folder(folder: Path) -> None:
 
     Args:
         folder: A folder with model, tokenizer and module configs.
+        model_name: Hub id that the card's example loads; None loads the folder itself.
+        create_model_card: Write a card where there is none of MICE yet.
     """
-    for source in Path(mice_st.modeling.__file__).parent.glob("*.py"):
-        if source.name != "__init__.py":
-            shutil.copyfile(source, folder / source.name)
+    remove_stale_weights(folder)
+    if create_model_card:
+        write_folder_card(folder, model_name)
+    for name in FORMER_CODE - set(code_files()):
+        (folder / name).unlink(missing_ok=True)
+    for name in code_files():
+        shutil.copyfile(MODELING / name, folder / name)
+    # transformers writes one entry for each class; AutoModel without one calls a MICE config unrecognised.
+    model = read_json(folder / "config.json")
+    if "AutoModelForSequenceClassification" in model.get("auto_map", {}):
+        model["auto_map"]["AutoModel"] = model["auto_map"]["AutoModelForSequenceClassification"]
+        write_json(folder / "config.json", model)
     modules = read_json(folder / "modules.json")
     modules[0]["type"] = MODULE_REFERENCE
     write_json(folder / "modules.json", modules)
     config = read_json(folder / "config_sentence_transformers.json")
     write_json(folder / "config_sentence_transformers.json", config | {"requirements": REQUIREMENTS})
+    config = read_json(folder / "config.json")
+    config["auto_map"]["AutoModel"] = config["auto_map"][
+        "AutoModelForSequenceClassification"
+    ]  # the re-ranker is all there is
+    write_json(folder / "config.json", config)
     tokenizer = read_json(folder / "tokenizer_config.json")
     for leaked in ("is_local", "local_files_only"):  # how transformers loaded it, not what it is
         tokenizer.pop(leaked, None)
     tokenizer["split_special_tokens"] = True  # a text like "[SEP]" is text, for whoever tokenises
     write_json(folder / "tokenizer_config.json", tokenizer)
+
+
+def remove_stale_weights(folder: Path) -> None:
+    """Remove weights of an earlier save in another layout, which the next load would take, or look for.
+
+    transformers writes shards beside a ``model.safetensors`` that lies there, and reads that file first; and it leaves the index
+    of shards that it removes. Whichever layout was saved last, all of its files are there.
+    """
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        return
+    named = set(read_json(index)["weight_map"].values())
+    shards = {path.name for path in folder.iterdir() if SHARD.fullmatch(path.name)}
+    if named <= shards:
+        stale = {WEIGHTS_FILE, *(shards - named)}
+    elif (folder / WEIGHTS_FILE).is_file():
+        stale = {INDEX_FILE, *shards}
+    else:
+        raise FileNotFoundError(f"{index}: names {sorted(named - shards)[0]}, which is not there")
+    for name in stale:
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_folder_card(folder: Path, model_name: str | None = None) -> None:
+    """Write a card whose example runs, in place of the generic one of sentence-transformers; another card of MICE stays.
+
+    Args:
+        folder: The model folder, with its ``config.json``.
+        model_name: Hub id that the example loads; None loads the folder itself, from within it.
+    """
+    path = folder / CARD_FILE
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    is_generic = (
+        CARD_MARK in text
+        or not text.startswith("---")
+        or "mice" not in (getattr(ModelCard(text).data, "tags", None) or [])
+    )
+    if not is_generic:
+        return
+    config = MiceConfig.from_pretrained(folder)
+    card = CARD.format(
+        mark=CARD_MARK,
+        name=config.name if model_name is None else model_name.split("/")[-1],
+        layers=config.contextualization_layers,
+        backbone=config.backbone_config.model_type,
+        width=config.hidden_size,
+        interaction=config.interaction_layers,
+        query=config.query_max_length,
+        document=config.document_max_length,
+        where=" Run this in the folder itself; elsewhere, `.` is its path." if model_name is None else "",
+        source=json.dumps(model_name or "."),
+    )
+    path.write_text(card, encoding="utf-8")
 
 
 def write_provenance(folder: Path, command: str, options: Mapping[str, Any], **made: Any) -> None:

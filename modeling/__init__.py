@@ -4,10 +4,11 @@ Importing any of them registers MICE with transformers' Auto classes: whoever ho
 installed code.
 """
 
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from .configuration_mice import MiceConfig
-from .modeling_mice import MiceForSequenceClassification
+from .modeling_mice import MiceForSequenceClassification, MiceModel
 
 AutoConfig.register(MiceConfig.model_type, MiceConfig, exist_ok=True)
+AutoModel.register(MiceConfig, MiceModel, exist_ok=True)
 AutoModelForSequenceClassification.register(MiceConfig, MiceForSequenceClassification, exist_ok=True)

@@ -228,7 +228,7 @@ def prepare_query(model: Any, query: EncodedTexts, documents: Any) -> PreparedQu
     rows = model.replace_cls(encoded.states[0])
     tokens = len(rows)
     mask = text_attention_mask(encoded.attention_mask, config.query_attends_cls, config.mask3_frame)
-    if layer.self_attention is None and config.head_pooling == "cls":
+    if layer.self_attention is None and model.reads_cls:
         rows = rows[:1]  # [CLS] learns nothing from the others
     if not layer.cross_first:
         rows = read_query(layer, rows.unsqueeze(0), mask, 1 if layer.is_last else tokens)[0]
@@ -303,7 +303,7 @@ def score_chunk(model: Any, query: PreparedQuery, chunk: Chunk) -> Tensor:
         rows = layer.feed_forward(rows)
         if first and query.cls_row is not None:
             rows = torch.cat([query.cls_row.expand(count, 1, -1), rows], dim=1)
-    logits = model.head(model.read_out(rows))
+    logits = model.head(rows)
     if query.pooled is not None:
         logits = logits + model.residual(query.pooled.expand(count, -1), _pool(model, chunk))
     if query.max_sim is not None:
@@ -413,7 +413,7 @@ def read_documents(
 def project_queries(layer: MiceInteractionLayer, rows: Tensor, absorbed: bool) -> Tensor:
     """Project rows ``(r, h)`` for the documents: ``(r, H, d)``, or with the keys' projection absorbed ``(r, H, h)``; scaled."""
     attention = layer.cross_attention
-    queries = _split_queries(attention, layer.normalise_rows(rows))
+    queries = _split_queries(attention, layer.normalise(rows))
     if not absorbed:
         return queries
     queries = _absorb_keys(attention, queries)
@@ -455,7 +455,7 @@ def _attend_absorbed(layer: MiceInteractionLayer, queries: Tensor, states: Seque
     for place, document in enumerate(states):
         logits = torch.mm(queries[place].reshape(rows * heads, width), document.t())
         torch.mm(logits.softmax(-1), document, out=means[place])
-    means = layer.normalise_states(means.view(count * rows, heads, width))
+    means = layer.normalise(means.view(count * rows, heads, width), is_normalised=True)
     return _project_values(layer.cross_attention, means).view(count, rows, -1)
 
 
@@ -463,7 +463,7 @@ def _attend_projected(layer: MiceInteractionLayer, queries: Tensor, states: Sequ
     """Queries ``(c, R, H, d)`` over the keys and values of documents ``(n, h)``: context ``(c, R, h)``."""
     attention, contexts = layer.cross_attention, []
     for place, document in enumerate(states):
-        read = layer.normalise_states(document)
+        read = layer.normalise(document, is_normalised=True)
         key, value = (attention.split_heads(projection(read)) for projection in (attention.key, attention.value))
         query = queries[place].transpose(0, 1)  # (H, R, d)
         context = F.scaled_dot_product_attention(query[None], key[None], value[None], scale=1.0)[0]

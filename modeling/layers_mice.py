@@ -374,7 +374,7 @@ class MiceInteractionLayer(GradientCheckpointingLayer):
         elif config.query_self_attention:
             self.self_attention = MiceAttention(config)
         self.feed_forward = MiceGatedFeedForward(config) if is_pre_norm else MiceFeedForward(config)
-        self.exact_match = MiceExactMatch(config) if config.exact_match else None
+        self.exact_match: Any = MiceExactMatch(config) if config.exact_match else None
         self.lexical_bias: Any = nn.Parameter(torch.zeros(config.interaction_heads)) if config.lexical_bias else None
 
     def forward(
@@ -405,25 +405,28 @@ class MiceInteractionLayer(GradientCheckpointingLayer):
         last = 1 if self.is_last else rows.shape[1]
         readers = rows.shape[1] if self.cross_first and self.self_attention is not None else last
         if self.cross_attention is None:
-            rows = self.add_matches(rows, matched_states)
+            if matched_states is not None:
+                rows = self.add_matches(rows, matched_states)
             return self.feed_forward(
                 self._read_jointly(rows, last, document_states, query_mask, document_mask, matches)
             )
         if not self.cross_first:
             rows = self.read_query(rows, query_mask, last)
-        rows = self.add_matches(rows[:, :readers], matched_states)
+        rows = rows[:, :readers]
+        if matched_states is not None:
+            rows = self.add_matches(rows, matched_states)
         mask = document_mask[:, :, :readers]
-        bias = self._lexical_bias(matches, readers)
-        states = self.normalise_states(document_states)
+        bias = None if matches is None else self._lexical_bias(matches, readers)
+        states = self.normalise(document_states, is_normalised=True)
         is_blind = ~mask.any(-1, keepdim=True)
-        rows = self.cross_attention(rows, self.normalise_rows(rows), states, mask, is_blind, bias, attentions)
+        rows = self.cross_attention(rows, self.normalise(rows), states, mask, is_blind, bias, attentions)
         if self.cross_first and self.self_attention is not None:
             rows = self.read_query(rows, query_mask, last)
         return self.feed_forward(rows)
 
     def read_query(self, rows: Tensor, mask: Tensor, count: int) -> Tensor:
         """Self-attention: the first ``count`` of rows ``(B, Q, h)`` read all of them where ``mask`` ``(B, 1, Q, Q)`` is True."""
-        states = self.normalise_rows(rows)
+        states = self.normalise(rows)
         return self.self_attention(rows[:, :count], states[:, :count], states, mask[:, :, :count])
 
     def _read_jointly(
@@ -438,28 +441,22 @@ class MiceInteractionLayer(GradientCheckpointingLayer):
         """The first ``count`` of rows ``(B, Q, h)`` read all of them and the document in one softmax."""
         states = torch.cat([rows, document_states], dim=1)  # (B, Q + D, h)
         mask = torch.cat([query_mask[:, :, :count], document_mask[:, :, :count].expand(-1, -1, count, -1)], dim=-1)
-        bias = self._lexical_bias(matches, count)
+        bias = None if matches is None else self._lexical_bias(matches, count)
         if bias is not None:
             bias = F.pad(bias, (rows.shape[1], 0))  # the query's own tokens have none
         return self.self_attention(rows[:, :count], rows[:, :count], states, mask, bias=bias)
 
-    def normalise_rows(self, rows: Tensor) -> Tensor:
-        """Rows as attention projects them."""
-        return rows if self.attention_norm is None else self.attention_norm(rows)
+    def normalise(self, states: Tensor, is_normalised: bool = False) -> Tensor:
+        """Rows or document states as attention projects them; a pre-norm model's document states are normalised already."""
+        return states if self.attention_norm is None else self.attention_norm(states, is_normalised)
 
-    def normalise_states(self, states: Tensor) -> Tensor:
-        """Document states, or weighted means of them, as attention projects them; pre-norm ones are normalised already."""
-        return states if self.attention_norm is None else self.attention_norm(states, is_normalised=True)
-
-    def add_matches(self, rows: Tensor, matched_states: Tensor | None) -> Tensor:
+    def add_matches(self, rows: Tensor, matched_states: Tensor) -> Tensor:
         """Rows ``(B, R, h)`` with what the exact-match head reads for them, ``(B, Q, h)``; no more than Q of them."""
-        if self.exact_match is None or matched_states is None:
-            return rows
         return rows + self.exact_match(matched_states[:, : rows.shape[1]])
 
-    def _lexical_bias(self, matches: Tensor | None, rows: int) -> Tensor | None:
-        """What is added to the logits of the first rows, ``(B, H, R, D)``."""
-        if self.lexical_bias is None or matches is None:
+    def _lexical_bias(self, matches: Tensor, rows: int) -> Tensor | None:
+        """Bias of the logits of the first rows, ``(B, H, R, D)``; None where the layer has none."""
+        if self.lexical_bias is None:
             return None
         return self.lexical_bias[:, None, None] * matches[:, None, :rows]
 

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import logging
 
 from .configuration_mice import MiceConfig
 from .interaction_mice import CHUNK_DOCUMENTS, score_documents
@@ -53,6 +54,8 @@ from .layers_mice import (
     text_attention_mask,
     window_mask,
 )
+
+logger = logging.get_logger(__name__)
 
 # transformers sets the process's default dtype while it loads a model: two loads at once give each other's.
 _LOADING = threading.RLock()
@@ -94,6 +97,23 @@ class MicePreTrainedModel(PreTrainedModel):
             raise ValueError(f"The checkpoint does not fit {cls.__name__}. {'; '.join(faults)}")
         _check_dtypes(model)
         return (model, info) if output_loading_info else model
+
+    def add_adapter(self, adapter_config: Any, adapter_name: str | None = None, **kwargs: Any) -> None:
+        """As in transformers, with a warning of what the adapter neither trains nor saves, and MICE has to learn."""
+        super().add_adapter(adapter_config, adapter_name, **kwargs)
+        named = set(getattr(adapter_config, "modules_to_save", None) or ())
+        modules = [
+            name for name in ("classifier", "pooler", "max_sim_residual") if getattr(self, name, None) is not None
+        ]
+        left_out = [name for name in modules if name not in named]
+        hint = f" (name them: modules_to_save={modules})" if left_out else ""
+        if self.config.pooled_residual:
+            left_out.append("pooled_residual_log_scale")
+        if left_out:
+            logger.warning(
+                f"The adapter trains and saves itself alone: {', '.join(left_out)} of the head and its residuals stay as "
+                f"they are{hint}."
+            )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -141,6 +161,9 @@ class MiceForSequenceClassification(MicePreTrainedModel):
     def __init__(self, config: MiceConfig) -> None:
         super().__init__(config)
         self.num_labels = 1
+        self.reads_cls = config.head_pooling == "cls"  # otherwise the mean of the query's rows
+        self.document_token_type = config.document_token_type
+        self.pre_norm_eps = config.layer_settings.norm_eps if config.facts.pre_norm else None
         self.backbone: Any = self._build_backbone(config.backbone_config)
         own = config.document_contextualization_layers is not None
         self.document_backbone: Any = self._build_backbone(config.document_backbone_config()) if own else None
@@ -155,7 +178,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         self.pooler: Any = None
         if config.pooler and config.facts.pooler_activation is None:
             self.pooler = MicePredictionHead(config)
-        elif config.pooler:
+        elif config.pooler and config.facts.pooler_activation is not None:
             self.pooler = MicePooler(config.interaction_width, config.facts.pooler_activation)
         self.dropout = nn.Dropout(config.layer_settings.classifier_dropout)
         self.classifier = MiceClassifier(config.interaction_width, 1)
@@ -171,7 +194,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
 
     def _build_backbone(self, config: Any) -> Any:
         """Contextualisation layers, without a pooler and, where they are pre-norm, without the norm behind the last one."""
-        fields = {"add_pooling_layer": False} if self.config.facts.has_pooling_layer else {}
+        fields: dict[str, Any] = {"add_pooling_layer": False} if self.config.facts.has_pooling_layer else {}
         # from_config would take the dtype of the backbone's own config, in place of the one that is being loaded.
         fields |= {"dtype": torch.get_default_dtype(), "attn_implementation": self.config._attn_implementation}
         backbone = AutoModel.from_config(config, **fields)
@@ -275,12 +298,13 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         attentions: list[Tensor] | None = None,
     ) -> EncodedTexts:
         """Contextualise texts; the lists take the backbone's hidden states and attention weights, as for ``forward``."""
-        self._check_input(input_ids)
+        if not torch.compiler.is_compiling():
+            self._check_input(input_ids)
         arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask.long()}
         if self.config.mask3_frame:
             arguments["attention_mask"] = self._backbone_masks(self._text_mask(attention_mask.bool(), side))
-        if side == "document" and self.config.document_token_type:
-            arguments["token_type_ids"] = torch.full_like(input_ids, self.config.document_token_type)
+        if side == "document" and self.document_token_type:
+            arguments["token_type_ids"] = torch.full_like(input_ids, self.document_token_type)
         # Said in every call: a config that asks for these would have documents collect them for nothing.
         arguments["output_hidden_states"] = hidden_states is not None
         arguments["output_attentions"] = attentions is not None
@@ -296,8 +320,6 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         return EncodedTexts(states, attention_mask.bool(), input_ids)
 
     def _check_input(self, input_ids: Tensor) -> None:
-        if torch.compiler.is_compiling():
-            return
         if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < self.config.vocab_size:
             raise ValueError(
                 f"input_ids: ids from {int(input_ids.min())} to {int(input_ids.max())} do not fit a vocabulary of "
@@ -337,8 +359,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
 
         Document states are kept like this.
         """
-        facts = self.config.facts
-        return normalise(states, getattr(self.config.backbone_config, facts.norm_eps)) if facts.pre_norm else states
+        return states if self.pre_norm_eps is None else normalise(states, self.pre_norm_eps)
 
     # --------------------------------------------------------------------------------------------------------------- score
 
@@ -377,7 +398,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
             rows = layer(rows, states, query_mask, document_mask, means, matches, attentions)
             if hidden_states is not None:
                 hidden_states.append(rows)
-        logits = self.head(self.read_out(rows, queries.attention_mask))
+        logits = self.head(rows, queries.attention_mask)
         if config.pooled_residual:
             logits = logits + self.residual(self.pool_queries(queries), self.pool(documents))
         if self.max_sim_residual is not None:
@@ -406,28 +427,31 @@ class MiceForSequenceClassification(MicePreTrainedModel):
 
     # ---------------------------------------------------------------------------------------------------------------- head
 
-    def read_out(self, rows: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """What the head reads of the query's rows ``(B, R, h)`` after the last layer, ``(B, h)``: [CLS] or their mean.
+    def head(self, rows: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """The query's rows after the last layer to logits.
 
-        ``attention_mask`` ``(B, R)``, bool, is False at padding; None where there is none.
+        Args:
+            rows: ``(B, R, h)``; [CLS] alone is read, or their mean.
+            attention_mask: ``(B, R)``, bool, False at padding; None where there is none.
+
+        Returns:
+            ``(B, 1)``, float32.
         """
-        is_cls = self.config.head_pooling == "cls"
-        rows = rows[:, :1] if is_cls else rows
+        rows = rows[:, :1] if self.reads_cls else rows
         rows = rows if self.final_norm is None else self.final_norm(rows)
-        if is_cls:
-            return rows[:, 0]
-        if attention_mask is None:
-            return rows.mean(1)
-        mask = attention_mask.unsqueeze(-1)
-        return (rows * mask).sum(1) / mask.sum(1)
-
-    def head(self, cls_rows: Tensor) -> Tensor:
-        """``(B, h)`` from ``read_out`` to ``(B, 1)`` logits, float32."""
-        return self.classifier(self.dropout(cls_rows if self.pooler is None else self.pooler(cls_rows)))
+        if self.reads_cls:
+            pooled = rows[:, 0]
+        elif attention_mask is None:
+            pooled = rows.mean(1)
+        else:
+            mask = attention_mask.unsqueeze(-1)
+            pooled = (rows * mask).sum(1) / mask.sum(1)
+        return self.classifier(self.dropout(pooled if self.pooler is None else self.pooler(pooled)))
 
     def pool(self, documents: EncodedTexts) -> Tensor:
         """One vector per document, ``(N, h)``, float32: the embedding that the pooled residual compares."""
-        states = documents.states[..., : self.config.interaction_width].float()
+        first: Any = self.layer_states(documents.states, 0)
+        states = first.float()
         if self.config.pooling == "cls":
             return self.scale_pooled(states[:, 0])
         mask = documents.attention_mask.unsqueeze(-1)
@@ -481,7 +505,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         labels: Tensor | None = None,
         queries: EncodedTexts | None = None,
         documents: EncodedTexts | None = None,
-        output_hidden_states: bool | Sequence[int] | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
@@ -502,7 +526,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
             documents: B contextualised documents.
             output_hidden_states: Whether to return ``hidden_states``, all of the query: its embeddings, its states after each
                 contextualisation layer and after each interaction layer, ``(B, Q, h)``, after the last one ``(B, 1, h)``
-                where the head reads [CLS] alone. Or a list of places among them; the others are None then.
+                where the head reads [CLS] alone. Or a place among them, or several; the others are None then.
             output_attentions: Whether to return ``attentions``: per contextualisation layer the weights with which the query
                 reads itself, ``(B, H, Q, Q)``, and per interaction layer those with which it reads the document, ``(B, H,
                 R, D)`` (of joint attention ``(B, H, R, Q + D)``). As in transformers, with eager attention alone.
@@ -524,9 +548,9 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         wanted = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         hidden_states: list[Any] | None = None if wanted is None or wanted is False else []
         has_weights = config._attn_implementation == "eager"
-        attentions: list[Tensor] | None = (
-            [] if _first(output_attentions, config.output_attentions) and has_weights else None
-        )
+        if output_attentions is None:
+            output_attentions = config.output_attentions
+        attentions: list[Tensor] | None = [] if output_attentions and has_weights else None
         if queries is None or documents is None:
             if input_ids is None:
                 raise ValueError("input_ids: expected pair encodings, or contextualised queries and documents.")
@@ -535,7 +559,12 @@ class MiceForSequenceClassification(MicePreTrainedModel):
             documents = self.encode_documents(*document_side)
         logits = self.score(queries, documents, hidden_states, attentions)
         if hidden_states is not None and not isinstance(wanted, bool):
-            chosen = {place % len(hidden_states) for place in wanted}
+            places = range(len(hidden_states))
+            chosen = {
+                places[place]
+                for place in ([wanted] if isinstance(wanted, int) else wanted)
+                if -len(places) <= place < len(places)
+            }
             hidden_states = [state if place in chosen else None for place, state in enumerate(hidden_states)]
         loss = None if labels is None else F.mse_loss(logits.squeeze(-1), labels.float().view(-1))
         output = SequenceClassifierOutput(
@@ -544,11 +573,23 @@ class MiceForSequenceClassification(MicePreTrainedModel):
             hidden_states=None if hidden_states is None else tuple(hidden_states),
             attentions=None if attentions is None else tuple(attentions),
         )
-        return output if _first(return_dict, config.return_dict) else output.to_tuple()
+        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
 
-def _first(given: bool | None, default: bool) -> bool:
-    return default if given is None else given
+class MiceModel(MicePreTrainedModel):
+    """The name under which ``AutoModel``, and so ``SentenceTransformer``, looks for a model of MICE: it has no embedding."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Say what the folder holds.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            f"{args[0] if args else 'This folder'} holds a MICE re-ranker, which scores (query, document) pairs and gives no "
+            "embeddings: load it with CrossEncoder or AutoModelForSequenceClassification."
+        )
 
 
 def split_pairs(
@@ -578,8 +619,8 @@ def split_pairs(
         has_form = len(separators) > between and tokens[0] == cls_id and separators[-1] == len(tokens) - 1
         if not has_form or separators[between - 1] != separators[0] + between - 1:
             raise ValueError(
-                f"input_ids: row {row} is not of the form {form}, with ids {cls_id} and {sep_id}; is it of the model's own "
-                "tokenizer?"
+                f"input_ids: MICE is a re-ranker of (query, document) pairs, and row {row} is not of the form {form} with ids "
+                f"{cls_id} and {sep_id}: give pairs, as the model's own tokenizer joins them."
             )
         query, document = tokens[1 : separators[0]], tokens[separators[0] + between : -1]
         queries.append(_frame(config, query, "query", config.query_max_length))
@@ -602,6 +643,7 @@ __all__ = [
     "DocumentStates",
     "EncodedTexts",
     "MiceForSequenceClassification",
+    "MiceModel",
 ]
 
 MiceForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

@@ -90,8 +90,13 @@ class MiceTransformer(Transformer):
     @property
     def input_device(self) -> torch.device:
         """Where inputs belong: the model's device, or the one that accelerate's offload computes on."""
-        device = getattr(getattr(self.model, "_hf_hook", None), "execution_device", None)
-        return self.model.device if device is None else torch.device(device)
+        device: torch.device = self.model.device
+        if device.type != "meta":
+            return device
+        hooks = [module.__dict__.get("_hf_hook") for module in self.model.modules()]
+        hooks += [part for hook in hooks for part in getattr(hook, "hooks", ())]
+        devices = [getattr(hook, "execution_device", None) for hook in hooks]
+        return next((torch.device(item) for item in devices if item is not None), device)
 
     # ------------------------------------------------------------------------------------------------------- tokenisation
 
@@ -364,29 +369,42 @@ class MiceTransformer(Transformer):
 # ----------------------------------------------------------------------------------------------------------------- checks
 
 
-def check_tokenizer(tokenizer: Any, config: Any) -> None:
-    """Refuse a tokenizer that is not the model's own.
+def check_vocabulary(tokenizer: Any, vocab_size: int) -> None:
+    """Refuse a tokenizer whose words are not those of a model.
 
     transformers makes one of five words, without a word of warning, where ``tokenizer.json`` is missing. A vocabulary may be
     larger than the tokenizer's (padded), but not twice as large.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        vocab_size: Token ids that the model has.
+
+    Raises:
+        ValueError: If it has more words than the model, or fewer than half as many.
+    """
+    if len(tokenizer) > vocab_size or max(tokenizer.get_vocab().values()) >= vocab_size:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens, the model's vocabulary {vocab_size}: "
+            "this is not the model's own tokenizer."
+        )
+    if len(tokenizer) < vocab_size / 2:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens, fewer than half of the model's vocabulary of {vocab_size}: "
+            "this is not the model's own tokenizer, or its tokenizer.json is missing."
+        )
+
+
+def check_tokenizer(tokenizer: Any, config: Any) -> None:
+    """Refuse a tokenizer that is not the model's own.
 
     Args:
         tokenizer: A fast tokenizer of transformers.
         config: A ``MiceConfig``.
 
     Raises:
-        ValueError: If it has more words than the model, or fewer than half as many, or other special tokens or separators.
+        ValueError: As ``check_vocabulary``, or if it has other special tokens or separators.
     """
-    if len(tokenizer) > config.vocab_size or max(tokenizer.get_vocab().values()) >= config.vocab_size:
-        raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}: "
-            "this is not the model's own tokenizer."
-        )
-    if len(tokenizer) < config.vocab_size / 2:
-        raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens, fewer than half of the model's vocabulary of {config.vocab_size}: "
-            "this is not the model's own tokenizer, or its tokenizer.json is missing."
-        )
+    check_vocabulary(tokenizer, config.vocab_size)
     for name in ("cls_token_id", "sep_token_id", "unk_token_id"):
         theirs, ours = getattr(tokenizer, name, None), getattr(config, name)
         if theirs != ours and not (name == "unk_token_id" and theirs is None):

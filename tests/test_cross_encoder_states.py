@@ -7,7 +7,7 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from mice_st import DocumentStates, MiceCrossEncoder
-from tests.text_pairs import DOCUMENTS, PAIRS, QUERY, agree, cut_warnings
+from tests.text_pairs import DOCUMENTS, PAIRS, QUERY, agree, cut_warnings, rank_alike
 
 
 def test_encoded_documents_come_in_input_order(mice: MiceCrossEncoder) -> None:
@@ -69,8 +69,7 @@ def test_rank_over_states(mice: MiceCrossEncoder, stock: CrossEncoder) -> None:
     for documents in (states, mixed, tuple(states)):
         for model in (mice, stock):
             ranking = model.rank(QUERY, documents, return_documents=True)
-            assert [hit["corpus_id"] for hit in ranking] == [hit["corpus_id"] for hit in expected]
-            agree([hit["score"] for hit in ranking], [hit["score"] for hit in expected])
+            rank_alike(ranking, expected)
             assert all(hit["text"] is documents[hit["corpus_id"]] for hit in ranking)
 
 
@@ -132,7 +131,7 @@ def test_worker_processes_give_the_same_scores(mice: MiceCrossEncoder, stock: Cr
         stored = [(query, document) for (query, _), document in zip(PAIRS, states, strict=True)]
         agree(mice.predict(stored, pool=pool, chunk_size=4), expected)
         ranking = mice.rank(QUERY, DOCUMENTS, pool=pool)
-        assert [hit["corpus_id"] for hit in ranking] == [hit["corpus_id"] for hit in mice.rank(QUERY, DOCUMENTS)]
+        rank_alike(ranking, mice.rank(QUERY, DOCUMENTS))
         with pytest.raises(ValueError, match="pair 1: the document is of type NoneType"):
             mice.predict([("who", "a dog"), ("who", None)], pool=pool)
         agree(mice.predict(PAIRS[0], pool=pool), expected[0])

@@ -35,7 +35,6 @@ PARTS = (
     "__init__",  # what `import mice_st` offers
     "research",
     "commands",
-    "research.ablation",  # runs commands, as recipes do
     "__main__",
 )
 
@@ -304,13 +303,36 @@ def start_and_list_modules(statement: str) -> subprocess.Popen[str]:
 def test_importing_the_package_loads_no_optional_package() -> None:
     # The control loads one on purpose, so that the comparison is seen to notice it.
     alone = "from sentence_transformers import CrossEncoder"
-    statements = (alone, "from mice_st import *", f"{alone}\nimport bm25s")  # the names are lazy: use all of them
+    names = "from mice_st import MiceCrossEncoder, convert"
+    statements = (alone, names, "import mice_st", f"{alone}\nimport bm25s")
     started = [start_and_list_modules(statement) for statement in statements]
-    base, ours, control = (set(process.communicate()[0].split()) for process in started)
-    assert [process.returncode for process in started] == [0, 0, 0]
+    base, ours, nothing, control = (set(process.communicate()[0].split()) for process in started)
+    assert [process.returncode for process in started] == [0, 0, 0, 0]
     assert "sentence_transformers" in ours
     assert (ours - base) & EXTRA_PACKAGES.keys() == set()
+    assert nothing & {"torch", "transformers", "sentence_transformers", "numpy", *EXTRA_PACKAGES} == set()
     assert "bm25s" in control - base
+
+
+def paths_of_table(page: str) -> list[str]:
+    """The paths in the first column of a table; one without a folder of its own lies beside the path before it, where there is such a file."""
+    paths: list[str] = []
+    for line in page.splitlines():
+        folder = Path()
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1]) if line.startswith("| `") else ():
+            alone = "/" not in name.rstrip("/") and (ROOT / folder / name).exists()
+            paths.append(str(folder / name) if alone else name)
+            folder = Path(paths[-1]).parent
+    return paths
+
+
+def test_contributing_names_files_that_exist() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Where things are")[1].split("\n## ")[0]
+    paths = paths_of_table(page)
+    assert len(paths) > 50
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    made = "| `tests/test_house.py`, `conftest.py`, `docs/` | not `this` |"
+    assert paths_of_table(made) == ["tests/test_house.py", "tests/conftest.py", "docs/"]
 
 
 # Written in pieces, so that this file does not find itself.

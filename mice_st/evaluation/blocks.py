@@ -1,4 +1,4 @@
-"""Re-ranking with MICE in bounded memory: every candidate encoded once, queries streamed past the states of some documents at a time."""
+"""Re-ranking with MICE in bounded memory: candidates encoded once, queries streamed past blocks of their states."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def rank_in_blocks(
 ) -> dict[str, Run]:
     """Score candidates from their states.
 
-    The states of at most ``tokens_at_once`` tokens are in memory, under each codec. Where the candidates have more, they are taken in turns:
-    each different text is still encoded once, and the queries, which are short, once for each turn.
+    The states of at most ``tokens_at_once`` tokens are in memory, under each codec. Where the candidates have more,
+    they are taken in turns: each different text is still encoded once, and the queries, which are short, once for each
+    turn.
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""Which of several evaluated systems differ by more than chance: every pair, on every set and on the means of groups of sets."""
+"""Systems that differ by more than chance: every pair, on every set and on the means of groups of sets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADER = ("set", "system", "against", "queries", "difference", "better", "worse"
 def compare(
     results: Sequence[Path], metric: str, baseline: str | None = None, seed: int = 0
 ) -> list[tuple[str, str, str, int, float, int, int, float, float]]:
-    """Test every pair of systems on every set that both were measured on, and on the mean of every group of which both have all sets.
+    """Test every pair of systems on every set that both have, and on the mean of every group of which both have all.
 
     Args:
         results: JSON files of ``mice-st evaluate``, or their files of per-query figures.
@@ -36,8 +36,8 @@ def compare(
 
     Raises:
         FileNotFoundError: If there is no file of per-query figures.
-        ValueError: If the metric is unknown, a file is bad, two of them hold other figures for the same system and set, there is no pair to compare, the
-            baseline is unknown, or two systems were measured on other queries.
+        ValueError: If the metric is unknown, a file is bad, two of them hold other figures for the same system and set,
+            there is no pair to compare, the baseline is unknown, or two systems were measured on other queries.
     """
     if metric not in QUERY_METRICS:
         raise ValueError(f"metric: there is no {metric!r}; there are {', '.join(QUERY_METRICS)}")

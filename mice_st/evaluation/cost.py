@@ -1,7 +1,7 @@
 """The costs of each system of an evaluation: milliseconds per query, and bytes for each token of a stored document.
 
-Times are taken query by query, all systems taking turns at each query, so that a busy moment of the machine hits all of them alike. They
-are never kept: the same evaluation again reads its figures from the cache and takes the times anew.
+Times are taken query by query, all systems taking turns at each query, so that a busy moment of the machine hits all of
+them alike. They are never kept: the same evaluation again reads its figures from the cache and takes the times anew.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Costs:
     """Times every system on the same queries, documents encoded beforehand where the model can.
 
     Args:
-        queries: Queries of each set, drawn with ``seed`` from those with candidates; one more warms up and does not count.
+        queries: Queries of each set, drawn with ``seed`` from those with candidates; one more warms up and does not
+            count.
         seed: Of the drawing.
         batch_size: Pairs or texts computed at a time.
     """
@@ -69,9 +70,10 @@ class Costs:
             _measure_set(timed, models, entry, _draw(entry, self._queries, self._seed), self._batch_size, spent)
 
     def of(self, system: System) -> dict[str, float | None]:
-        """``ms_per_query`` (median over all queries of all sets; from the text of the query to the ranking) and ``bytes_per_token``.
+        """``ms_per_query`` and ``bytes_per_token`` of a system.
 
-        The latter is of a stored document; a bi-encoder's vector is shared out to the document's tokens; None where nothing is stored.
+        The former is the median over all queries of all sets, from the text of the query to the ranking. The latter is of a stored document; a bi-encoder's vector is shared out to the document's tokens; None where
+        nothing is stored.
         """
         return self._spent.get(system.name, _Spent()).costs()
 
@@ -83,7 +85,8 @@ def describe_timing(queries: int) -> dict[str, Any]:
         queries: Queries of each set.
 
     Returns:
-        ``queries_per_set``, ``threads`` of torch, ``cores``, and ``load`` of the machine over the last minute, where it tells.
+        ``queries_per_set``, ``threads`` of torch, ``cores``, and ``load`` of the machine over the last minute, where it
+        tells.
     """
     return {
         "queries_per_set": queries,

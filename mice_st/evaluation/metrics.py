@@ -1,7 +1,7 @@
 """The figures of a ranking: nDCG@10, MRR@10, MAP and the recall of its candidates.
 
-The metrics themselves are trec_eval's (through pytrec-eval-terrier), so that they are the ones of published tables. What is decided here
-is what trec_eval leaves to its caller: ties, missing queries and scores that are no numbers.
+The metrics themselves are trec_eval's (through pytrec-eval-terrier), so that they are the ones of published tables.
+What is decided here is what trec_eval leaves to its caller: ties, missing queries and scores that are no numbers.
 """
 
 import math
@@ -17,10 +17,14 @@ class QueryMetrics:
     """The figures of one query, each between 0 and 1.
 
     Attributes:
-        ndcg_at_10: Normalised discounted cumulative gain of the first 10 documents, gain = grade, discount = log2(rank + 1).
-        reciprocal_rank_at_10: 1 / rank of the first relevant document (grade at least 1), 0 if it is not among the first 10.
-        recall: Share of the relevant documents that are in the run at any rank: the most that re-ranking it could bring up.
-        average_precision: Mean over the relevant documents of the precision at each one's rank, 0 for those that are not in the run.
+        ndcg_at_10: Normalised discounted cumulative gain of the first 10 documents, gain = grade, discount = log2(rank
+            + 1).
+        reciprocal_rank_at_10: 1 / rank of the first relevant document (grade at least 1), 0 if it is not among the
+            first 10.
+        recall: Share of the relevant documents that are in the run at any rank: the most that re-ranking it could bring
+            up.
+        average_precision: Mean over the relevant documents of the precision at each one's rank, 0 for those that are
+            not in the run.
     """
 
     ndcg_at_10: float
@@ -39,7 +43,8 @@ class RunMetrics:
         recall: Mean recall of the candidates, at whatever depth the run has.
         map: Mean average precision.
         per_query: Query id -> its figures, for every query of the judgements, in their order.
-        missing_queries: Number of judged queries for which the run holds no document; they score 0 and count in the means.
+        missing_queries: Number of judged queries for which the run holds no document; they score 0 and count in the
+            means.
     """
 
     ndcg_at_10: float
@@ -53,12 +58,13 @@ class RunMetrics:
 def evaluate_run(qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str, float]]) -> RunMetrics:
     """Measure a run against judgements.
 
-    Equal scores are ordered by document id, the larger id (as a string) first. This is trec_eval's rule, and unlike the order of the run
-    it gives a model that scores everything alike no credit for the order of its candidates. Scores are compared as the floats they
-    are; trec_eval itself would first round them to float32 and so see more ties.
+    Equal scores are ordered by document id, the larger id (as a string) first. This is trec_eval's rule, and unlike the
+    order of the run it gives a model that scores everything alike no credit for the order of its candidates. Scores are
+    compared as the floats they are; trec_eval itself would first round them to float32 and so see more ties.
 
     Args:
-        qrels: Query id -> document id -> grade, an integer; at least 1 is relevant. Queries without any relevant document score 0.
+        qrels: Query id -> document id -> grade, an integer; at least 1 is relevant. Queries without any relevant
+            document score 0.
         run: Query id -> document id -> score, larger is better. Queries that are not judged are passed over.
 
     Returns:
@@ -93,7 +99,7 @@ def evaluate_run(qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Mappi
 
 
 def _by_rank(scores: Mapping[str, float]) -> dict[str, float]:
-    """Replace scores by minus their rank, which float32 holds exactly, so that trec_eval's rounding cannot make ties."""
+    """Replace scores by minus their rank, which float32 holds exactly: trec_eval's rounding cannot make ties."""
     ranked = sorted(scores, key=lambda document_id: (scores[document_id], document_id), reverse=True)
     return {document_id: -float(rank) for rank, document_id in enumerate(ranked)}
 

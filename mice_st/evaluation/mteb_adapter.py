@@ -1,7 +1,7 @@
 """mteb behind the evaluation: its tasks as sets with candidates, and results in the form that its leaderboard takes.
 
-Systems re-rank mteb's texts as they do those of any other set. mteb then reads each ranking as one of its own models (``FixedRun``) and
-computes its own figures of it, so that what is written beside ours is mteb's.
+Systems re-rank mteb's texts as they do those of any other set. mteb then reads each ranking as one of its own models
+(``FixedRun``) and computes its own figures of it, so that what is written beside ours is mteb's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class MtebSuite(Recorder):
 
     Raises:
         ImportError: If mteb is not installed; the message names the extra.
-        ValueError: If the folder holds results of another first stage, depth or drawing: they would be taken for comparable.
+        ValueError: If the folder holds results of another first stage, depth or drawing: they would be taken for
+            comparable.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class MtebSuite(Recorder):
         _refuse_other_setting(results / "setting.json", setting)
 
     def sets(self) -> Iterator[CandidateSet]:
-        """Load the tasks one after the other, each with its candidates; errors are those of ``load_tasks`` and ``find_candidates``."""
+        """Load the tasks one after the other, each with its candidates; raises as ``load_tasks`` and ``find_candidates``."""
         for task in load_tasks(self._suite, self._queries, self._seed):
             self._task = task
             yield find_candidates(task, self._first_stage, self._top_k, self._cache)

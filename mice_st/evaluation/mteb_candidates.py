@@ -26,19 +26,20 @@ def find_candidates(entry: SuiteTask, first_stage: str, top_k: int, cache: Path)
 
     Args:
         entry: The task. Candidates that it brings along are taken as they are, whatever the first stage.
-        first_stage: ``"bm25"`` (bm25s without stemming, as on the dev sets), a model of mteb such as ``mteb/baseline-bm25s`` (with
-            stemming) or an embedding model, a run file in TREC format, or a folder with ``<task>.trec`` for each task.
+        first_stage: ``"bm25"`` (bm25s without stemming, as on the dev sets), a model of mteb such as
+            ``mteb/baseline-bm25s`` (with stemming) or an embedding model, a run file in TREC format, or a folder with
+            ``<task>.trec`` for each task.
         top_k: Candidates of a query at most.
         cache: Folder for runs.
 
     Returns:
-        The task as a set: every judged query is there, without documents if nothing was found for it. A query that is a document of the
-        corpus itself, as in some tasks, is no candidate of its own where mteb does not count it.
+        The task as a set: every judged query is there, without documents if nothing was found for it. A query that is a
+        document of the corpus itself, as in some tasks, is no candidate of its own where mteb does not count it.
 
     Raises:
         FileNotFoundError: If the folder has no run file for this task.
-        ValueError: If the first stage is unknown, a run file is bad, names a query or document that the task does not have, or holds no
-            candidate at all, or a score is not finite; the message names it.
+        ValueError: If the first stage is unknown, a run file is bad, names a query or document that the task does not
+            have, or holds no candidate at all, or a score is not finite; the message names it.
     """
     collection = entry.collection
     content = hash_collection(collection)

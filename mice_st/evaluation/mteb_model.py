@@ -1,7 +1,8 @@
 """MICE as a model of mteb: every candidate encoded once, queries streamed past its states.
 
-mteb drives a model with ``predict`` pair by pair, and would encode a document once for each query that it is a candidate of. This class
-offers mteb's ``SearchProtocol`` alone (``index`` and ``search``); scores are those of mteb's stock wrapper around ``CrossEncoder``.
+mteb drives a model with ``predict`` pair by pair, and would encode a document once for each query that it is a
+candidate of. This class offers mteb's ``SearchProtocol`` alone (``index`` and ``search``); scores are those of mteb's
+stock wrapper around ``CrossEncoder``.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class MiceSearch:
             Query id -> document id -> score, a query without candidates with none.
 
         Raises:
-            ValueError: If the corpus was not indexed, there are no candidates at all, or one of them is not in the corpus.
+            ValueError: If the corpus was not indexed, there are no candidates at all, or one of them is not in the
+                corpus.
         """
         if self._corpus is None:
             raise ValueError("search: there is no corpus; call index first")
@@ -172,7 +174,8 @@ def load_for_mteb(
         codec: How MICE keeps document states.
 
     Returns:
-        The model, and its ``ModelMeta``, the revision of which is the commit of a Hub repository or the hash of a folder.
+        The model, and its ``ModelMeta``, the revision of which is the commit of a Hub repository or the hash of a
+        folder.
     """
     model = load_model(name, device, max_length)
     if isinstance(model, MiceCrossEncoder):

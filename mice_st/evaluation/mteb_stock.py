@@ -29,7 +29,8 @@ def compare_with_stock(
 ) -> list[dict[str, Any]]:
     """Measure each MICE model by mteb's stock wrapper and by ours, one after the other, both anew.
 
-    The stock model is ``CrossEncoder(model, trust_remote_code=True)``, which mteb drives pair by pair: it runs the code in the model's folder.
+    The stock model is ``CrossEncoder(model, trust_remote_code=True)``, which mteb drives pair by pair: it runs the code
+    in the model's folder.
 
     Args:
         models: Folders or Hub ids; models of other kinds are passed over.
@@ -39,8 +40,8 @@ def compare_with_stock(
         batch_size: Pairs or texts computed at a time.
 
     Returns:
-        For each task and model ``set``, ``system``, ``ndcg@10``, ``stock_ndcg@10``, ``largest_difference`` (of a score), ``seconds`` and
-        ``stock_seconds`` (encoding included, loading not).
+        For each task and model ``set``, ``system``, ``ndcg@10``, ``stock_ndcg@10``, ``largest_difference`` (of a
+        score), ``seconds`` and ``stock_seconds`` (encoding included, loading not).
 
     Raises:
         ValueError: If none of the models is MICE; otherwise as ``measure``.

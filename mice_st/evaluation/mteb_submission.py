@@ -1,4 +1,4 @@
-"""An evaluation as mteb's leaderboard takes it: checked results, the model's metadata, the texts of two pull requests."""
+"""An evaluation for mteb's leaderboard: checked results, the model's metadata, the texts of two pull requests."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from mice_st.evaluation.mteb_model import MiceSearch, import_mteb, make_model_me
 def make_submission_meta(model: Any, repo: str, revision: str, **given: Any) -> Any:
     """The metadata for mteb's pull request.
 
-    Its loader is mteb's own wrapper, with ``trust_remote_code`` at a pinned commit: it gives the same scores as ours, and mteb's reviewers
-    need no other package. Fields that were not given stay None; nothing is made up.
+    Its loader is mteb's own wrapper, with ``trust_remote_code`` at a pinned commit: it gives the same scores as ours,
+    and mteb's reviewers need no other package. Fields that were not given stay None; nothing is made up.
 
     Args:
         model: The ``MiceCrossEncoder`` that was evaluated.
         repo: Its Hub id.
         revision: Its commit there, 40 hexadecimal digits.
-        **given: ``license``, ``release_date``, ``languages`` and ``training_datasets`` as mteb takes them; None where they are not known.
+        **given: ``license``, ``release_date``, ``languages`` and ``training_datasets`` as mteb takes them; None where
+            they are not known.
     """
     import_mteb()
     from mteb.models.sentence_transformer_wrapper import CrossEncoderWrapper

@@ -1,6 +1,7 @@
 """The tasks of the suites that are measured through mteb: its own by name, and any collection as a task.
 
-A suite is an entry in ``MTEB_SUITES``. mteb's own tasks are read from the Hub; ``python-docs`` and ``folder:PATH`` need no network.
+A suite is an entry in ``MTEB_SUITES``. mteb's own tasks are read from the Hub; ``python-docs`` and ``folder:PATH`` need
+no network.
 """
 
 from __future__ import annotations
@@ -93,14 +94,15 @@ def load_tasks(suite: str, queries: int | None = None, seed: int = 0) -> Iterato
     """Load the tasks of a suite, one after the other.
 
     Args:
-        suite: Key of ``MTEB_SUITES``, ``folder:PATH`` or ``folder:PATH:SPLITS`` (a BEIR folder or its archive; split ``test`` by default),
-            or the name of one task of mteb.
+        suite: Key of ``MTEB_SUITES``, ``folder:PATH`` or ``folder:PATH:SPLITS`` (a BEIR folder or its archive; split
+            ``test`` by default), or the name of one task of mteb.
         queries: Queries that are drawn with ``seed``, of a collection that is not mteb's own; None takes all.
         seed: Of the drawing.
 
     Raises:
         ImportError: If mteb is not installed; the message names the extra.
-        OSError: If the data of a task is neither in the Hub's cache nor to be reached, or there is no such folder; names it.
+        OSError: If the data of a task is neither in the Hub's cache nor to be reached, or there is no such folder;
+            names it.
         ValueError: If there is no such suite or task, listing those there are, or a task cannot be re-ranked.
     """
     if suite == PYTHON_DOCS or suite.startswith(FOLDER):
@@ -124,7 +126,8 @@ def make_task(collection: Collection, split: str = "test") -> Any:
         split: What mteb is to call the split.
 
     Returns:
-        A task with its data loaded. Its dataset's revision is a hash of the content, so that results of other texts never mix.
+        A task with its data loaded. Its dataset's revision is a hash of the content, so that results of other texts
+        never mix.
 
     Raises:
         ImportError: If mteb or datasets is not installed.

@@ -1,7 +1,7 @@
-"""The evaluation: systems re-rank the candidates of sets, each is measured once and kept, with the figures of every query and its costs.
+"""The evaluation: systems re-rank the candidates of sets; figures of sets and queries are kept, and costs measured.
 
-Where sets come from is no matter of this module: they are ``CandidateSet`` objects, of the suites of this package (``suites``) or of
-mteb's tasks (``mteb_adapter``). One set at a time is in memory.
+Where sets come from is no matter of this module: they are ``CandidateSet`` objects, of the suites of this package
+(``suites``) or of mteb's tasks (``mteb_adapter``). One set at a time is in memory.
 """
 
 from __future__ import annotations
@@ -91,10 +91,11 @@ def evaluate(
         recorder: Keeps other results beside ours.
 
     Returns:
-        ``sets``, with ``name``, ``group``, ``documents``, ``queries``, ``queries_without_candidates``, ``first_stage``, its ``recall``, and
-        the ``ceiling`` of a perfect re-ranking (nDCG@10); ``systems``, with ``name``, ``kind``, ``sets`` (set -> metric -> figure),
-        ``groups`` (group -> metric -> mean over its sets) and, where times were taken, ``ms_per_query`` and ``bytes_per_token`` (see
-        ``Costs``); ``timing``, what they were taken under, or None.
+        ``sets``, with ``name``, ``group``, ``documents``, ``queries``, ``queries_without_candidates``, ``first_stage``,
+        its ``recall``, and the ``ceiling`` of a perfect re-ranking (nDCG@10); ``systems``, with ``name``, ``kind``,
+        ``sets`` (set -> metric -> figure), ``groups`` (group -> metric -> mean over its sets) and, where times were
+        taken, ``ms_per_query`` and ``bytes_per_token`` (see ``Costs``); ``timing``, what they were taken under, or
+        None.
 
     Raises:
         FileNotFoundError: If a model or a set is missing.

@@ -86,7 +86,7 @@ def _place(axes: Any, label: Label, taken: Sequence[Any]) -> Any:
 
 
 def _drawn_boxes(axes: Any, label: Label) -> list[Any]:
-    """What is drawn of a model, in pixels: its markers with the thin line between them, or its line across the panel."""
+    """The marks of a model, in pixels: its markers with the thin line between them, or its line across the panel."""
     from matplotlib.transforms import Bbox
 
     if label.is_line:

@@ -29,13 +29,14 @@ def plot_quality_and_time(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def plot_quality_and_cost(panels: Mapping[str, Sequence[dict[str, Any]]], cost: str, label: str, path: Path) -> None:
-    """Quality against what it costs, on a logarithmic scale, a panel for each group of sets; MICE in colour, all others grey.
+    """Quality against its cost, on a logarithmic scale, a panel for each group of sets; MICE in colour, others grey.
 
-    A model has one label, with the range of its codecs' figures, and one marker for each codec; no label covers another or a point.
+    A model has one label, with the range of its codecs' figures, and one marker for each codec; no label covers another
+    or a point.
 
     Args:
-        panels: Title -> dictionaries with ``system`` (``model@codec`` where there are several codecs), ``kind``, ``ndcg@10`` and the cost.
-            A system without it is a dashed line at its height.
+        panels: Title -> dictionaries with ``system`` (``model@codec`` where there are several codecs), ``kind``,
+            ``ndcg@10`` and the cost. A system without it is a dashed line at its height.
         cost: Key of the cost, which is above 0.
         label: Of the horizontal axis.
         path: PNG file to write.
@@ -67,7 +68,7 @@ def plot_quality_and_cost(panels: Mapping[str, Sequence[dict[str, Any]]], cost: 
 
 
 def _by_model(rows: Sequence[dict[str, Any]], cost: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """Name of a model -> codec -> its row. What has no codec in its name, or no cost, stands alone under codec ``""``."""
+    """Name of a model -> codec -> its row; rows without a codec in their name, or without a cost, under ``""``."""
     models: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         name, _, codec = row["system"].rpartition("@")
@@ -111,8 +112,8 @@ def plot_readable_segments(rows: Sequence[dict[str, Any]], segments: Sequence[st
     """Heat maps of who reads whom: a panel for each model, its cells coloured by the number of layers.
 
     Args:
-        rows: Dictionaries with ``step``, ``ndcg@10`` and ``readable`` (layers x segments x segments, 0 or 1: whether the
-            row's segment reads the column's).
+        rows: Dictionaries with ``step``, ``ndcg@10`` and ``readable`` (layers x segments x segments, 0 or 1: whether
+            the row's segment reads the column's).
         segments: Names of the segments.
         path: PNG file to write.
 
@@ -181,7 +182,8 @@ def plot_suite(results: dict[str, Any], path: Path) -> None:
     """nDCG@10 of every system on every set as bars, with the ceiling of the candidates above them.
 
     Args:
-        results: ``sets`` with ``name`` and ``ceiling``, ``systems`` with ``name`` and ``sets`` (set -> metric -> figure).
+        results: ``sets`` with ``name`` and ``ceiling``, ``systems`` with ``name`` and ``sets`` (set -> metric ->
+            figure).
         path: PNG file to write.
 
     Raises:
@@ -219,10 +221,11 @@ def _make_figure(size: tuple[float, float]) -> Any:
 
 
 def plot_variants(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """nDCG@10 of the variants of an ablation, one bar for each, with a line where the first one lies and a dot for each before training.
+    """nDCG@10 of the variants of an ablation: a bar for each, a line at the first one, a dot for each before training.
 
     Args:
-        rows: Dictionaries with ``variant``, ``dev_ndcg@10`` and perhaps ``watched_ndcg@10``, and under ``start`` the same before training.
+        rows: Dictionaries with ``variant``, ``dev_ndcg@10`` and perhaps ``watched_ndcg@10``, and under ``start`` the
+            same before training.
         path: PNG file to write.
 
     Raises:

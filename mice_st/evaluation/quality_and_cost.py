@@ -1,4 +1,4 @@
-"""Quality against time and against storage, of the systems of one or several evaluations, as pictures and their points."""
+"""Quality against time and storage, of the systems of one or several evaluations, as pictures and their points."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def plot(results: Sequence[Path], output: Path) -> list[Path]:
     Raises:
         FileNotFoundError: If a file of results is missing.
         ImportError: If matplotlib is not installed; the message names the extra.
-        ValueError: If a file holds no costs, was measured on other sets than the first, or has another figure for the same system; names it.
+        ValueError: If a file holds no costs, was measured on other sets than the first, or has another figure for the
+            same system; names it.
     """
     points = read_points(results)
     output.mkdir(parents=True, exist_ok=True)

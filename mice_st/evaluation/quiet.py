@@ -1,4 +1,4 @@
-"""What experiments keep to themselves while they run."""
+"""Messages of libraries that experiments leave out while they run."""
 
 import logging
 from collections.abc import Iterator

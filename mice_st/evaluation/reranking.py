@@ -1,4 +1,4 @@
-"""Re-ranking a first stage's candidates: an evaluator for sentence-transformers' trainers, and a function of its own."""
+"""Re-ranking a first stage's candidates: functions, and an evaluator for sentence-transformers' trainers."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class RerankingEvaluator(BaseEvaluator):
         name: Name of the collection in the figures: ``"<name>_ndcg@10"`` and ``"<name>_mrr@10"``.
         batch_size: Pairs scored at a time.
         codec: How MICE's states are kept: ``"fp16"``, ``"int8"``, ``"int4"`` or ``"fp32"``.
-        keep_states: Keep the documents' states for the next call. They serve as long as nothing that documents pass through has changed;
-            in fp16 each holds ``2 * tokens * hidden`` bytes.
+        keep_states: Keep the documents' states for the next call. They serve as long as nothing that documents pass
+            through has changed; in fp16 each holds ``2 * tokens * hidden`` bytes.
         show_progress_bar: None shows one where the work takes over two seconds.
 
     Raises:
@@ -165,7 +165,8 @@ def encode_candidates(
         show_progress_bar: None shows one where the work takes over two seconds.
 
     Returns:
-        Codec -> document id -> states on the CPU, or vectors, which are the same under every codec; nothing for a plain cross-encoder.
+        Codec -> document id -> states on the CPU, or vectors, which are the same under every codec; nothing for a plain
+        cross-encoder.
     """
     if not isinstance(model, CrossEncoder):
         return dict.fromkeys(codecs, encode_vectors(model, batch_size, collection, candidates))

@@ -1,4 +1,4 @@
-"""Whether two systems differ by more than chance: paired tests over the same queries, corrected for how many were made."""
+"""Whether two systems differ by more than chance: paired tests over the same queries, corrected for their number."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def compare_sets(
 ) -> Difference:
     """Test two systems query by query; what is tested is the mean over the sets of each set's mean difference.
 
-    The randomisation test flips the signs of the differences: all flips of up to 14 queries, 20,000 drawn ones of more, so that the
-    smallest p value is 1e-4. The t-test adds up the variances of the sets, with Welch's degrees of freedom; on one set it is the paired
-    t-test. Two systems that agree on every query get p values of 1.
+    The randomisation test flips the signs of the differences: all flips of up to 14 queries, 20,000 drawn ones of more,
+    so that the smallest p value is 1e-4. The t-test adds up the variances of the sets, with Welch's degrees of freedom;
+    on one set it is the paired t-test. Two systems that agree on every query get p values of 1.
 
     Args:
         first: For each set, query id -> figure.

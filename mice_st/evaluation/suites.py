@@ -1,6 +1,7 @@
 """Sets of collections and the candidates that systems re-rank, and the suites that this package reads by itself.
 
-A suite is an entry in ``SUITES``. The sets of ``dev`` are what choices are made on: nothing else may decide how a released model is made.
+A suite is an entry in ``SUITES``. The sets of ``dev`` are what choices are made on: nothing else may decide how a
+released model is made.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class CandidateSet:
         group: What its figures are averaged with.
         collection: Texts, queries and judgements.
         candidates: Query id -> document id -> score of the first stage, best first.
-        key: Hash of texts, queries, judgements and candidates. Figures are found again by it, so never for other candidates.
+        key: Hash of texts, queries, judgements and candidates. Figures are found again by it, so never for other
+            candidates.
         first_stage: Where the candidates come from, for reports.
     """
 
@@ -85,7 +87,8 @@ def load_suite(
     Args:
         name: Key of ``SUITES``.
         data: Holds a BEIR folder or its archive for each set.
-        cache: Folder for first-stage runs. A run is found again by the hash of corpus, queries and depth, so never for other texts.
+        cache: Folder for first-stage runs. A run is found again by the hash of corpus, queries and depth, so never for
+            other texts.
         top_k: Candidates of a query.
         queries: Queries of each set, drawn with ``seed``; None takes all.
         seed: Of the drawing.

@@ -1,6 +1,7 @@
-"""Figures of several systems on the sets of a suite as a table: Markdown to read, CSV to compute with, LaTeX for a paper.
+"""Figures of systems on the sets of a suite as a table: Markdown to read, CSV to compute with, LaTeX for a paper.
 
-The layout is that of arXiv 2602.16299: a row for each system, a column for each set, and the mean of a group after its sets.
+The layout is that of arXiv 2602.16299: a row for each system, a column for each set, and the mean of a group after its
+sets.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def format_table(results: dict[str, Any]) -> str:
 
 
 def format_sets(results: dict[str, Any]) -> str:
-    """What was re-ranked, as a Markdown table: queries, those without candidates, recall of the first stage, and the ceiling."""
+    """The sets as a Markdown table: queries, those without candidates, recall of the first stage, and the ceiling."""
     header = ["set", "documents", "queries", "without candidates", "first stage", "its recall", "ceiling of nDCG@10"]
     rows = [
         [

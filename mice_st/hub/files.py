@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mice_st.files import sha256_of
-from mice_st.model_folder import PROVENANCE_FILE
+from mice_st.model_folder import PROVENANCE_FILE, code_files
 
 VERIFICATION_FILE = "verification.json"
 CARD_FILE = "README.md"
@@ -51,9 +51,7 @@ NEEDED = (
     *LOADED["config"],
     "tokenizer.json",
     "tokenizer_config.json",
-    "configuration_mice.py",
-    "modeling_mice.py",
-    "st_mice.py",
+    *code_files(),
 )
 
 

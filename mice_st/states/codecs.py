@@ -1,7 +1,8 @@
 """How the states of one token become bytes: fp32, fp16, int8 and int4, each with its exact size.
 
-Every codec works on one token (row) at a time, so that a document's bytes do not depend on its neighbours and a range of tokens can be
-decoded without the rest. int8 and int4 are symmetric: value = integer x scale, with one float16 scale per token.
+Every codec works on one token (row) at a time, so that a document's bytes do not depend on its neighbours and a range
+of tokens can be decoded without the rest. int8 and int4 are symmetric: value = integer x scale, with one float16 scale
+per token.
 
 | codec | payload per token, bytes | scale | 384 wide | 128 wide |
 |---|---|---|---|---|
@@ -62,12 +63,12 @@ class Codec(ABC):
             states: ``(n_tokens, width)``, any floating dtype and device.
 
         Returns:
-            The payload, ``(n_tokens, columns(width))`` of ``dtype``, and the scales, ``(n_tokens,)`` float16, or None where the codec has
-            none; both on the CPU.
+            The payload, ``(n_tokens, columns(width))`` of ``dtype``, and the scales, ``(n_tokens,)`` float16, or None
+            where the codec has none; both on the CPU.
 
         Raises:
-            ValueError: If ``states`` is not a floating matrix, or a row holds NaN, an infinity or a value beyond what the codec can hold; the
-                message names the row.
+            ValueError: If ``states`` is not a floating matrix, or a row holds NaN, an infinity or a value beyond what
+                the codec can hold; the message names the row.
         """
         if states.ndim != 2 or not states.is_floating_point() or states.shape[1] == 0:
             raise ValueError(
@@ -84,8 +85,8 @@ class Codec(ABC):
             payload: ``(n_tokens, columns(width))`` of ``dtype``.
             scales: ``(n_tokens,)`` float16, or None for a codec without scales.
             width: Values per token.
-            out: Optional buffer, float32, ``(at least n_tokens, width)``; writing into memory already in cache is about ten times faster
-                than into fresh pages.
+            out: Optional buffer, float32, ``(at least n_tokens, width)``; writing into memory already in cache is about
+                ten times faster than into fresh pages.
 
         Returns:
             ``(n_tokens, width)`` float32: the first rows of ``out`` where it is given.
@@ -149,7 +150,8 @@ def _scales(states: Tensor, levels: int, name: str) -> tuple[Tensor, Tensor]:
         name: Of the codec, for the message.
 
     Returns:
-        Scales ``(n_tokens,)`` float16 and the rounded integers ``(n_tokens, width)`` float32, within ``[-levels, levels]``.
+        Scales ``(n_tokens,)`` float16 and the rounded integers ``(n_tokens, width)`` float32, within ``[-levels,
+        levels]``.
     """
     wanted = states.abs().amax(dim=1) / levels
     scales = wanted.to(torch.float16)
@@ -163,7 +165,7 @@ def _scales(states: Tensor, levels: int, name: str) -> tuple[Tensor, Tensor]:
 
 
 class Int8(Codec):
-    """One byte a value in [-127, 127]; error at most half a scale, that is about 1/254 of the token's largest magnitude."""
+    """One byte a value in [-127, 127]; error at most half a scale, about 1/254 of the token's largest magnitude."""
 
     name = "int8"
     dtype = torch.int8
@@ -184,10 +186,10 @@ class Int8(Codec):
 
 
 class Int4(Codec):
-    """Two values a byte in [-7, 7], stored plus 8; error at most half a scale, that is about 1/14 of the token's largest magnitude.
+    """Two values a byte in [-7, 7], stored plus 8; error at most half a scale, 1/14 of the token's largest magnitude.
 
-    Byte ``j`` holds column ``j`` in its low nibble and column ``ceil(width / 2) + j`` in its high one, so that decoding writes two
-    contiguous halves; an odd width is padded with one zero.
+    Byte ``j`` holds column ``j`` in its low nibble and column ``ceil(width / 2) + j`` in its high one, so that decoding
+    writes two contiguous halves; an odd width is padded with one zero.
     """
 
     name = "int4"

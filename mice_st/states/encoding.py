@@ -1,7 +1,8 @@
 """Corpus encoding: a corpus goes into a store, shard by shard, and only what the store lacks is encoded.
 
-The store itself is the list of finished work: a shard is one transaction, and each document is kept with the hash of its content. Encoding
-a corpus again after a kill, or after some documents have changed, therefore encodes the missing shards and the changed documents.
+The store itself is the list of finished work: a shard is one transaction, and each document is kept with the hash of
+its content. Encoding a corpus again after a kill, or after some documents have changed, therefore encodes the missing
+shards and the changed documents.
 """
 
 from __future__ import annotations
@@ -86,17 +87,20 @@ def encode_corpus(
 ) -> EncodeReport:
     """Encode the documents of a corpus that a store lacks or holds in another version.
 
-    Documents are streamed. Each shard is committed before the next is put, so that a killed run loses what it was at and nothing else; the
-    same call again goes on from there. Texts are stored too, and so are the pooled vectors of a model with the pooled residual.
-    Documents that the corpus no longer has stay in the store.
+    Documents are streamed. Each shard is committed before the next is put, so that a killed run loses what it was at
+    and nothing else; the same call again goes on from there. Texts are stored too, and so are the pooled vectors of a
+    model with the pooled residual. Documents that the corpus no longer has stay in the store.
 
     Args:
         model: A ``MiceCrossEncoder``, or its ``MiceTransformer``.
         corpus: What ``read_corpus`` takes, or documents, each id once.
-        store: Open for writing, made with ``fingerprint_of(model, codec, prompt)``; its prompt is put before each document.
+        store: Open for writing, made with ``fingerprint_of(model, codec, prompt)``; its prompt is put before each
+            document.
         passages: Cut a document beyond the maximum length into overlapping passages, instead of leaving its rest out.
-        overlap: Tokens that neighbouring passages share; None for a quarter of a passage. Another overlap is another version.
-        processes: Processes that encode; with several, a script must guard its start with ``if __name__ == "__main__"``.
+        overlap: Tokens that neighbouring passages share; None for a quarter of a passage. Another overlap is another
+            version.
+        processes: Processes that encode; with several, a script must guard its start with ``if __name__ ==
+            "__main__"``.
         shard_documents: Documents in a transaction; fewer where they have many characters.
         on_error: What to do about bad lines: ``"raise"``, or ``"skip"`` and count them.
         show_progress_bar: None shows one where the work takes over two seconds.
@@ -106,7 +110,8 @@ def encode_corpus(
 
     Raises:
         StoreMismatchError: If another model, or other settings of it, made the store; names the field.
-        ValueError: If a line or a document is bad, naming it (the full shards before it are stored); if an argument is impossible.
+        ValueError: If a line or a document is bad, naming it (the full shards before it are stored); if an argument is
+            impossible.
         FileNotFoundError: If there is no such corpus.
         ChildProcessError: If a process that encodes was killed.
     """
@@ -180,7 +185,7 @@ def _cut_into_shards(documents: Iterable[Document], shard_documents: int) -> Ite
 
 
 def document_hash(text: str, overlap: int | None) -> str:
-    """Hash that a stored document is compared by: of its text, and the overlap of its passages where it may have several."""
+    """Hash that a stored document is compared by: of its text, and of the overlap where it may have passages."""
     return content_hash(text) + ("" if overlap is None else f"+{overlap}")
 
 

@@ -1,4 +1,4 @@
-"""The engine that a path names: one SQLite file by default, Lance for folders ending in ``.lance`` and for object stores."""
+"""The engine that a path names: one SQLite file, or Lance for folders ending in ``.lance`` and for object stores."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ def open_store(
     """Open a store, or create it where there is none and it is opened for writing.
 
     Args:
-        path: A folder ending in ``.lance``, or an ``s3://`` or ``gs://`` address, is a ``LanceStore``; anything else a ``SqliteStore``.
-        fingerprint: What the states must have been made by; None accepts whatever the store holds (and cannot create one).
+        path: A folder ending in ``.lance``, or an ``s3://`` or ``gs://`` address, is a ``LanceStore``; anything else a
+            ``SqliteStore``.
+        fingerprint: What the states must have been made by; None accepts whatever the store holds (and cannot create
+            one).
         read_only: Whether only to read. A writer shuts out other writers, never readers.
         storage_options: Credentials and endpoints for Lance's object stores.
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a store, one exception each, so that callers can tell a damaged file from a full disk."""
+"""Exceptions of stores, one for each failure, so that callers can tell a damaged file from a full disk."""
 
 from __future__ import annotations
 

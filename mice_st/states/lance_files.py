@@ -59,7 +59,7 @@ def id_filter(ids: Sequence[str]) -> str:
 
 
 def translate(error: BaseException, uri: str, doing: str) -> StoreError:
-    """The store's own exception for one of Lance's, which come as OSError, ValueError, RuntimeError or a panic of its Rust code."""
+    """The store's own exception for one of Lance's: OSError, ValueError, RuntimeError or a panic of its Rust code."""
     message = f"{uri}: {doing} failed: {error}"
     low = str(error).lower()
     kinds: tuple[tuple[type[StoreError], tuple[str, ...]], ...] = (

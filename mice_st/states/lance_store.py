@@ -1,7 +1,8 @@
 """Document states in Lance: a local folder, ``s3://`` or ``gs://``, several writers at once. Needs the extra ``lance``.
 
-Rows and their CRC-32 are those of the SQLite store: a reader of Lance's files checks no checksum of its own, so ours is mandatory.
-Every commit makes a new version, and a reader keeps to the version that it opened until it calls ``refresh``.
+Rows and their CRC-32 are those of the SQLite store: a reader of Lance's files checks no checksum of its own, so ours is
+mandatory. Every commit makes a new version, and a reader keeps to the version that it opened until it calls
+``refresh``.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ SCAN_ROWS = 256
 class LanceStore(Store):
     """Document states in a Lance dataset; ``Store`` documents each method.
 
-    There is no lock: writers retry when they conflict, and of two that put the same id the later one wins. What is put waits in memory
-    for ``commit``; if that fails it still waits, and ``commit`` may be called again. Open it anew after a fork.
+    There is no lock: writers retry when they conflict, and of two that put the same id the later one wins. What is put
+    waits in memory for ``commit``; if that fails it still waits, and ``commit`` may be called again. Open it anew after
+    a fork.
 
     Args:
         uri: A folder, or an ``s3://`` or ``gs://`` address.
@@ -196,7 +198,7 @@ class LanceStore(Store):
             self._dataset.checkout_latest()
 
     def compact(self) -> CompactReport:
-        """Merge small files, index the ids, and remove versions older than ``keep_versions``; readers of those would fail."""
+        """Merge small files, index ids, and remove versions older than ``keep_versions``; readers of those would fail."""
         self._check_writable()
         if self._puts or self._deletes:
             raise StoreError(f"{self.uri}: commit before compacting")

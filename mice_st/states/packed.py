@@ -1,4 +1,4 @@
-"""Many documents' states in one flat buffer, as ranking wants them: one allocation per batch, decoded chunk by chunk."""
+"""Many documents' states in one flat buffer for ranking: one allocation per batch, decoded chunk by chunk."""
 
 from __future__ import annotations
 

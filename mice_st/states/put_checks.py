@@ -22,7 +22,8 @@ def check_put(
     """Check the arguments of ``put`` that no codec looks at.
 
     Raises:
-        ValueError: If lengths differ, an id is unusable or given twice, a hash is empty, or ``pooled`` is no finite matrix.
+        ValueError: If lengths differ, an id is unusable or given twice, a hash is empty, or ``pooled`` is no finite
+            matrix.
     """
     check_ids(ids)
     sizes = {"documents": len(documents), "hashes": len(hashes)}

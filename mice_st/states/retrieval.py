@@ -1,6 +1,7 @@
 """The first stage over a store itself: its texts with BM25, its pooled vectors with an exact search, or both fused.
 
-What a search needs of a store is read once and kept in memory with the store object; a store that has changed since is to be opened anew.
+What a search needs of a store is read once and kept in memory with the store object; a store that has changed since is
+to be opened anew.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class StoreSearch:
         return [ids[position] for position in order], F.normalize(vectors[order].float(), dim=-1)
 
     def bm25(self, query: str, top_k: int) -> dict[str, float]:
-        """The best documents by BM25 over the stored texts, best first; those that share no word with the query are left out.
+        """The best documents by BM25 over the stored texts, best first, without those that share no word with the query.
 
         Args:
             query: The query's text.

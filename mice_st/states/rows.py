@@ -1,7 +1,8 @@
 """One document as a row of bytes with its CRC-32, the same in every engine.
 
-Little-endian throughout: ``input_ids`` int32, ``scales`` float16, ``payload`` as the codec lays it out. A row's CRC starts from that of the
-store's fingerprint, so that a row copied from another store, or a damaged fingerprint, is noticed as well.
+Little-endian throughout: ``input_ids`` int32, ``scales`` float16, ``payload`` as the codec lays it out. A row's CRC
+starts from that of the store's fingerprint, so that a row copied from another store, or a damaged fingerprint, is
+noticed as well.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class StateRow(NamedTuple):
 
 
 class DocumentRow(NamedTuple):
-    """The columns of one document that a first stage reads; ``pooled`` starts with ``e`` for float16 or ``f`` for float32."""
+    """Columns of one document for a first stage; ``pooled`` starts with ``e`` for float16 or ``f`` for float32."""
 
     id: str
     content_hash: str

@@ -1,8 +1,10 @@
-"""The files of a SQLite store: created whole or not at all, opened so that damage and locks are noticed, locked for one writer.
+"""The files of a SQLite store: created whole or not at all, opened so that damage is noticed, locked for one writer.
 
-Beside ``store.sqlite`` lie ``store.sqlite.lock`` (held by the writer; stays, empty) and ``-wal`` and ``-shm``: while a writer is open, after
-a crash, and, the first of them empty, after reading. A store that its writer closed is whole without them. WAL with synchronous=FULL survives a killed process and a power cut. There is one writer and no mmap: SQLite
-3.7.0-3.51.2 can damage a WAL that two connections write to, and a truncated file that is mapped kills the process.
+Beside ``store.sqlite`` lie ``store.sqlite.lock`` (held by the writer; stays, empty) and ``-wal`` and ``-shm``: while a
+writer is open, after a crash, and, the first of them empty, after reading. A store that its writer closed is whole
+without them. WAL with synchronous=FULL survives a killed process and a power cut. There is one writer and no mmap:
+SQLite 3.7.0-3.51.2 can damage a WAL that two connections write to, and a truncated file that is mapped kills the
+process.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ APPLICATION_ID = 0x4D494345  # "MICE"
 BUSY_SECONDS = 30.0
 PAGE_BYTES = 65536  # a document of 75 tokens, 384 wide, int8, is 29 KB: no chain of overflow pages
 
-# `documents` is light, for finding ids and for the first stage; `states` is heavy, and repeats the id so that each row proves whose it is.
+# `documents` is light, for finding ids and for the first stage; `states` is heavy, and repeats the id so that each row
+# proves whose it is.
 SCHEMA = f"""
 PRAGMA page_size = {PAGE_BYTES};
 PRAGMA application_id = {APPLICATION_ID};
@@ -60,7 +63,8 @@ def translate(error: Exception, path: Path) -> StoreError:
         return StoreFullError(f"{path}: {error}; everything committed before is safe")
     if code in (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_TRUNCATE, sqlite3.SQLITE_IOERR_FSYNC):
         return StoreFullError(
-            f"{path}: cannot be written, for a quota, a file-size limit or a failing disk: {error}; everything committed before is safe"
+            f"{path}: cannot be written, for a quota, a file-size limit or a failing disk: {error}; "
+            "everything committed before is safe"
         )
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreLockedError(f"{path}: {error}")
@@ -111,8 +115,8 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 def connect_reader(path: Path) -> sqlite3.Connection:
     """Open for reading, also where the folder cannot be written.
 
-    A reader of a WAL database shares an index file with the writer. Where it cannot create one, the file is read as unchanging, which is
-    right only if nothing waits in the ``-wal`` file.
+    A reader of a WAL database shares an index file with the writer. Where it cannot create one, the file is read as
+    unchanging, which is right only if nothing waits in the ``-wal`` file.
 
     Raises:
         StoreReadOnlyError: If something does.

@@ -1,7 +1,7 @@
 """Reading a SQLite store: batches of states, light rows for a first stage, and verification.
 
-A batch is one query that joins the wanted ids (as JSON) to their rows in order; large batches are cut into parts read by threads, for
-SQLite and zlib let go of the interpreter while they read and check.
+A batch is one query that joins the wanted ids (as JSON) to their rows in order; large batches are cut into parts read
+by threads, for SQLite and zlib let go of the interpreter while they read and check.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ class SqliteReader(Store):
     def get(self, ids: Sequence[str]) -> PackedStates:
         """States of documents in the order of ``ids``.
 
-        Fewer than 256 documents come from one commit. More are read by threads, and may mix two commits if a writer is at work.
+        Fewer than 256 documents come from one commit. More are read by threads, and may mix two commits if a writer is
+        at work.
         """
         check_ids(ids)
         self._check_open()
@@ -144,7 +145,7 @@ class SqliteReader(Store):
             return int(connection.execute("SELECT count(*) FROM documents").fetchone()[0])
 
     def _documents_by_key(self) -> Iterator[tuple[int, DocumentRow]]:
-        """Light rows, unchecked, with their keys, in the order they were first put; no transaction stays open in between."""
+        """Light rows, unchecked, with their keys, in the order of their first put; no transaction stays open in between."""
         key = -1
         while True:
             with self._reader() as connection:

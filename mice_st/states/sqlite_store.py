@@ -1,4 +1,4 @@
-"""The default store: one SQLite file, one locked writer, any number of readers. This file writes; ``sqlite_reader.py`` reads."""
+"""The default store: one SQLite file, one locked writer, any number of readers (``sqlite_reader.py``)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class SqliteStore(SqliteReader):
         threads: Threads that read large batches.
 
     Raises:
-        StoreNotFoundError: If the file is missing, and ``read_only`` is set or there is no fingerprint to create it with.
+        StoreNotFoundError: If the file is missing, and ``read_only`` is set or there is no fingerprint to create it
+            with.
         StoreMismatchError: If the states were made by something else.
         StoreLockedError: If there is another writer.
         StoreReadOnlyError: If a writer cannot write the folder.

@@ -1,7 +1,8 @@
 """The contract of every store of document states, and the half of it that all engines share.
 
-Two engines exist: ``SqliteStore`` (one file, standard library) and ``LanceStore`` (local folder, s3:// or gs://; extra ``lance``). Both
-keep documents by id, guarded by a hash of their content, with a CRC-32 over each row that every read checks.
+Two engines exist: ``SqliteStore`` (one file, standard library) and ``LanceStore`` (local folder, s3:// or gs://; extra
+``lance``). Both keep documents by id, guarded by a hash of their content, with a CRC-32 over each row that every read
+checks.
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ class Change(NamedTuple):
 class Store(ABC):
     """Documents' frozen states by id.
 
-    ``put`` and ``delete`` take effect with ``commit``: until it returns, a crash loses them, and afterwards it does not. A store is also a
-    context manager: it commits when the block ends, drops what is uncommitted when it raises, and closes.
+    ``put`` and ``delete`` take effect with ``commit``: until it returns, a crash loses them, and afterwards it does
+    not. A store is also a context manager: it commits when the block ends, drops what is uncommitted when it raises,
+    and closes.
 
     An engine sets ``_fingerprint`` and ``_format`` when it opens, by ``_bind``.
 
@@ -76,8 +78,8 @@ class Store(ABC):
         """States of documents in the order of ``ids``, an id given twice returned twice.
 
         Raises:
-            UnknownDocumentError: If the store has no such document; it names all of them. Damage to an engine's index of ids can also look
-                like this (never like another document); ``verify`` tells the two apart.
+            UnknownDocumentError: If the store has no such document; it names all of them. Damage to an engine's index
+                of ids can also look like this (never like another document); ``verify`` tells the two apart.
             StoreCorruptError: If a row fails its CRC, length or id check.
         """
 
@@ -231,11 +233,13 @@ class Store(ABC):
             ids: Any non-empty strings without NUL, each once.
             documents: Their states, ``(n_tokens, width)`` each, at least one token.
             hashes: Their ``content_hash``.
-            texts: Their texts, for a first stage over the store. A document stored without text is replaced when one comes.
+            texts: Their texts, for a first stage over the store. A document stored without text is replaced when one
+                comes.
             pooled: Their pooled vectors, ``(n_documents, width of the backbone)`` float32 or float16; likewise.
 
         Raises:
-            ValueError: If lengths differ, an id is empty or given twice, a document is empty, or a state cannot be encoded; nothing is put.
+            ValueError: If lengths differ, an id is empty or given twice, a document is empty, or a state cannot be
+                encoded; nothing is put.
             StoreReadOnlyError: If the store was opened for reading.
             StoreFullError: If the disk is full; everything since the last commit is dropped.
         """

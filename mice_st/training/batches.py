@@ -41,7 +41,8 @@ class ShuffledBatches(DefaultBatchSampler):
 class TokenBatches(ShuffledBatches):
     """Batches of as many padded document tokens each: few long rows, or many short ones.
 
-    Which rows meet in a batch is drawn once, with the seed; each epoch shuffles the batches, so that all epochs have as many steps.
+    Which rows meet in a batch is drawn once, with the seed; each epoch shuffles the batches, so that all epochs have as
+    many steps.
 
     Args:
         sizes: ``(rows, 2)``: documents of each row, and tokens of its longest document.

@@ -31,7 +31,7 @@ LOSSES = ("list_net", "margin_mse", "mnrl")
 def load_colbert(
     name: str, device: str | None = None, max_length: int | None = None, trust_remote_code: bool = False
 ) -> MultiVectorEncoder:
-    """Load ColBERT, or make one of an encoder or embedding model: its token states, projected to 128 dimensions and normalised.
+    """Load ColBERT, or make one of an encoder: its token states, projected to 128 dimensions and normalised.
 
     Args:
         name: Folder or Hub id.
@@ -67,7 +67,8 @@ def check_colbert_rows(loss: str, rows: Rows) -> None:
         rows: The rows.
 
     Raises:
-        ValueError: If there is no such loss for ColBERT, or the rows have not all as many negatives, or none; names the row.
+        ValueError: If there is no such loss for ColBERT, or the rows have not all as many negatives, or none; names the
+            row.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss: ColBERT is trained with {', '.join(LOSSES)}, not with {loss}")
@@ -83,9 +84,10 @@ def build_colbert_loss(name: str, model: MultiVectorEncoder, temperature: float 
     """sentence-transformers' own loss over MaxSim scores.
 
     Args:
-        name: ``"list_net"``: Kullback-Leibler divergence between the softmax of a row's labels (a teacher's scores, or the positive
-            against its negatives) and that of the model's scores, which has the gradient of the listwise cross-entropy that the other
-            re-rankers are trained with. ``"margin_mse"``, and ``"mnrl"``, in which the other rows' documents are negatives too.
+        name: ``"list_net"``: Kullback-Leibler divergence between the softmax of a row's labels (a teacher's scores, or
+            the positive against its negatives) and that of the model's scores, which has the gradient of the listwise
+            cross-entropy that the other re-rankers are trained with. ``"margin_mse"``, and ``"mnrl"``, in which the
+            other rows' documents are negatives too.
         model: The model to train.
         temperature: Of ``"list_net"``: both sides are divided by it. The loss is multiplied by its square.
 
@@ -105,7 +107,7 @@ def build_colbert_loss(name: str, model: MultiVectorEncoder, temperature: float 
 
 @dataclass
 class ColbertDataCollator(MultiVectorEncoderDataCollator):
-    """sentence-transformers' collator, which gets a column for each document of a row, and lets the row's source through."""
+    """sentence-transformers' collator with a column for each document of a row; the row's source passes through."""
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """A batch: the tokens of each column, perhaps ``label``, and the sources."""

@@ -1,4 +1,4 @@
-"""Training data: sources by name, hard negatives of collections, and the columns that sentence-transformers' losses want."""
+"""Training data: sources by name, hard negatives of collections, and columns for sentence-transformers' losses."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ SOURCE_COLUMN = "source"
 def load_rows(recipe: TrainingRecipe) -> Rows:
     """Read the sources of ``recipe.train_data``: one, or several mixed.
 
-    A source is a JSON Lines or Parquet file, a collection (``FOLDER:SPLIT``, see ``load_collection``) whose hard negatives are mined,
-    or one of ``public_sets.READERS`` by its name on the Hub.
+    A source is a JSON Lines or Parquet file, a collection (``FOLDER:SPLIT``, see ``load_collection``) whose hard
+    negatives are mined, or one of ``public_sets.READERS`` by its name on the Hub.
 
     Args:
-        recipe: Its fields ``train_data``, ``train_weights``, ``train_split`` and ``limit``, and those of ``MiningChoices``.
+        recipe: Its fields ``train_data``, ``train_weights``, ``train_split`` and ``limit``, and those of
+            ``MiningChoices``.
 
     Returns:
         The rows, source after source, each in the order of its file or of its queries.
@@ -70,8 +71,8 @@ def describe_rows(rows: Rows, names: Sequence[str]) -> list[dict[str, Any]]:
         names: What to call the sources, where there is only one of them.
 
     Returns:
-        For each source its name, ``rows`` (those that are used, repeated ones again) and ``sha256``: of the file, or of the rows where they
-        come from no file.
+        For each source its name, ``rows`` (those that are used, repeated ones again) and ``sha256``: of the file, or of
+        the rows where they come from no file.
     """
     parts = list(rows.parts()) if isinstance(rows, ChosenRows) else [(names[0], rows, len(rows))]
     return [
@@ -118,12 +119,14 @@ def rows_to_dataset(rows: Sequence[TrainingRow], loss: str, label_scale: float) 
         label_scale: Label of a positive for ``"list_net"`` without teacher scores.
 
     Returns:
-        Columns ``query``, ``documents``, ``labels`` for the listwise and pointwise losses; ``query``, ``positive``, ``negative_1``
-        to ``negative_n`` and perhaps ``label`` (the teacher's scores) for MarginMSE and MNRL; ``source`` in all.
+        Columns ``query``, ``documents``, ``labels`` for the listwise and pointwise losses; ``query``, ``positive``,
+        ``negative_1`` to ``negative_n`` and perhaps ``label`` (the teacher's scores) for MarginMSE and MNRL; ``source``
+        in all.
 
     Raises:
         ImportError: If datasets is not installed; the message names the extra.
-        ValueError: If the loss needs scores and there are none, or as many negatives in each row and there are not; names the row.
+        ValueError: If the loss needs scores and there are none, or as many negatives in each row and there are not;
+            names the row.
     """
     try:
         from datasets import Dataset

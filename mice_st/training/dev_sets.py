@@ -1,4 +1,4 @@
-"""The dev sets of a run: re-ranking on one or several collections while it trains, and on others that are only watched."""
+"""The dev sets of a run: re-ranking on collections that choose its best checkpoint, and on others only watched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mice_st.evaluation.reranking import RerankingEvaluator
 from mice_st.evaluation.suites import draw_queries
 from mice_st.training.recipe import TrainingRecipe
 
-# Not the seed of the run: the seeds of one recipe are compared by these queries, so all of them must be measured on the same.
+# Not the seed of the run: the seeds of one recipe are compared by these queries, so all must be measured on the same.
 DRAWN_WITH = 0
 
 
@@ -54,8 +54,8 @@ def build_evaluator(recipe: TrainingRecipe, dev: Collection | None = None) -> Ba
     """The evaluator of a recipe, or None without dev data.
 
     Args:
-        recipe: Its fields ``dev_data``, ``watch_data``, ``dev_split``, ``dev_queries`` and ``dev_top_k``; with frozen layers,
-            documents' states are kept from one evaluation to the next.
+        recipe: Its fields ``dev_data``, ``watch_data``, ``dev_split``, ``dev_queries`` and ``dev_top_k``; with frozen
+            layers, documents' states are kept from one evaluation to the next.
         dev: Takes the place of ``dev_data``.
 
     Raises:

@@ -1,6 +1,7 @@
-"""Options that hold other options, seen flat: flags, recipe files, ``recipe.json`` and ``training.json`` have one level of names.
+"""Options that hold options, seen flat: flags, recipe files and ``training.json`` have one level of names.
 
-An options class is a dataclass; a field of it may be a dataclass too, and then stands for that one's fields. No name is there twice.
+An options class is a dataclass; a field of it may be a dataclass too, and then stands for that one's fields. No name is
+there twice.
 """
 
 from __future__ import annotations

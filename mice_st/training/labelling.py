@@ -74,7 +74,8 @@ def label(job: LabelJob) -> int:
     Raises:
         FileNotFoundError: If a file or a teacher is missing.
         ImportError: If Parquet is wanted and pyarrow is not installed; the message names the extra.
-        ValueError: If a line is no row, or a score is not finite (gives file and line), or the parts belong to another job.
+        ValueError: If a line is no row, or a score is not finite (gives file and line), or the parts belong to another
+            job.
         ChildProcessError: If a process was killed.
     """
     for path in job.data:
@@ -213,7 +214,8 @@ def _work_in_processes(job: LabelJob, first: Shard, shards: Iterator[Shard]) -> 
 def interrupts_held() -> Iterator[None]:
     """Let processes that start within the block never see Ctrl-C: the process that started them decides.
 
-    Without it, each of them prints a traceback if Ctrl-C comes while it imports. Signals that arrive meanwhile follow at the end.
+    Without it, each of them prints a traceback if Ctrl-C comes while it imports. Signals that arrive meanwhile follow
+    at the end.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

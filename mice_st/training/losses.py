@@ -69,7 +69,7 @@ class Divide(nn.Module):
 
 
 def choose_loss(name: str, rows: Rows) -> str:
-    """Resolve ``"auto"``: with teacher scores ``"margin_mse"``, or ``"mse"`` for single pairs; without, ``"list_net"``."""
+    """Resolve ``"auto"``: with teacher scores ``"margin_mse"``, ``"mse"`` for single pairs; without, ``"list_net"``."""
     if name != "auto":
         return name
     if not rows.has_scores:
@@ -84,8 +84,9 @@ def build_loss(name: str, model: CrossEncoder, temperature: float = 1.0) -> nn.M
     which encodes each equal text of a call once and computes in buckets of like length. A plain cross-encoder would pad
     them all to the longest document: it gets as many pairs at a time as the batch has queries.
 
-    With a teacher's scores and a temperature, ``list_net`` is listwise distillation: the cross-entropy between the softmax of
-    the teacher's scores and that of the model's, both divided by the temperature (up to a constant their Kullback-Leibler divergence).
+    With a teacher's scores and a temperature, ``list_net`` is listwise distillation: the cross-entropy between the
+    softmax of the teacher's scores and that of the model's, both divided by the temperature (up to a constant their
+    Kullback-Leibler divergence).
 
     Args:
         name: One of ``LAYOUTS``.

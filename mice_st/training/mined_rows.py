@@ -39,7 +39,8 @@ class MineJob:
         bi_encoder: Folder or Hub id of a first stage beside BM25, or None.
         teacher: Folder or Hub id of a model that finds false negatives, or None.
         margin: Difference by which the teacher must score a negative below the lowest relevant document.
-        query_source: ``"judged"`` for the collection's own queries, ``"pseudo"`` for titles and first sentences of its documents.
+        query_source: ``"judged"`` for the collection's own queries, ``"pseudo"`` for titles and first sentences of its
+            documents.
         seed: Of every drawing.
         batch_size: Pairs or texts computed at a time.
         device: Where models compute; None takes the best there is.
@@ -66,7 +67,8 @@ class MineJob:
 def mine(job: MineJob) -> int:
     """Write rows of all collections to ``job.output``.
 
-    What is done of a collection lies in ``<output>.parts`` until all are, so that the same call again goes on with the next.
+    What is done of a collection lies in ``<output>.parts`` until all are, so that the same call again goes on with the
+    next.
 
     Returns:
         Number of rows written.

@@ -94,8 +94,9 @@ def mine_rows(
     Negatives are drawn, with the seed, from the query's best documents that are not relevant; where there are too
     few, from the whole corpus. A document with the same text as a relevant one, or as the query, is no negative.
 
-    With ``found_positives`` rows are like the candidates that a re-ranker will meet. Without, relevant documents that the first stage misses stand among
-    negatives that it likes best, and what is learned first is to distrust the first stage.
+    With ``found_positives`` rows are like the candidates that a re-ranker will meet. Without, relevant documents that
+    the first stage misses stand among negatives that it likes best, and what is learned first is to distrust the first
+    stage.
 
     Args:
         collection: Corpus, queries and judgements; a grade of at least 1 is relevant.

@@ -23,8 +23,8 @@ GROUP_ROWS = 1024
 class ParquetRows(Rows):
     """The rows of a Parquet file; see ``make_row`` for its columns. What a row does not have is null.
 
-    Rows are decoded once into an Arrow file in the cache of ``datasets`` and read from there, memory-mapped, in any order. Every row is
-    checked once, in the beginning; in memory there are 8 bytes for each.
+    Rows are decoded once into an Arrow file in the cache of ``datasets`` and read from there, memory-mapped, in any
+    order. Every row is checked once, in the beginning; in memory there are 8 bytes for each.
 
     Args:
         path: The file. It must not change while it is in use.
@@ -32,7 +32,8 @@ class ParquetRows(Rows):
 
     Raises:
         ImportError: If datasets is not installed; the message names the extra.
-        ValueError: If it is no Parquet file, a row is faulty, some rows have scores and others have none, or there are none; gives file and row.
+        ValueError: If it is no Parquet file, a row is faulty, some rows have scores and others have none, or there are
+            none; gives file and row.
     """
 
     def __init__(self, path: Path, negatives: int) -> None:

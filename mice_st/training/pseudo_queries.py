@@ -20,15 +20,16 @@ LEAST_WORDS_LEFT = 10  # what is left of a document must be worth finding
 def pseudo_query_collection(folder: Path, name: str) -> Collection:
     """A collection whose queries are made from its own documents.
 
-    A document with a title of its own gives its title; any other the first of several sentences, unless other documents begin with
-    it too. Documents from which neither can be made stay as candidates.
+    A document with a title of its own gives its title; any other the first of several sentences, unless other documents
+    begin with it too. Documents from which neither can be made stay as candidates.
 
     Args:
         folder: Holds ``corpus.jsonl`` in BEIR layout; each line has been checked before.
         name: Of the collection.
 
     Returns:
-        Documents without what became their query; the query's id is the document's, its only relevant document is that one.
+        Documents without what became their query; the query's id is the document's, its only relevant document is that
+        one.
 
     Raises:
         ValueError: If no document gives a query.

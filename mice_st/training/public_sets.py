@@ -107,8 +107,9 @@ class DatasetRows(Rows):
 def read_msmarco(path: str, configs: list[str]) -> Rows:
     """MS MARCO's 39,780,704 triplets with the margin of an ensemble of cross-encoders.
 
-    Columns ``query_id``, ``positive_id``, ``negative_id``, ``score``; texts in the configurations ``queries`` (``query_id``, ``query``)
-    and ``corpus`` (``passage_id``, ``passage``). The score is a margin: the row's scores are the margin and 0.
+    Columns ``query_id``, ``positive_id``, ``negative_id``, ``score``; texts in the configurations ``queries``
+    (``query_id``, ``query``) and ``corpus`` (``passage_id``, ``passage``). The score is a margin: the row's scores are
+    the margin and 0.
 
     Raises:
         ValueError: If another configuration than ``bert-ensemble-margin-mse`` is asked for, or a score is bad.
@@ -149,7 +150,7 @@ READERS: dict[str, Callable[[str, list[str]], Rows]] = {
 
 
 def is_public_set(source: str) -> bool:
-    """Whether ``source`` is the name of a public set, or a folder whose path ends in one, with configurations or without."""
+    """Whether ``source`` is the name of a public set, or a folder whose path ends in one, perhaps with configurations."""
     return _find_reader(source) is not None
 
 

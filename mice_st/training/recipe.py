@@ -1,4 +1,4 @@
-"""A training recipe: which model is trained on which data, where the result goes, and how. Its flat fields are the flags of ``mice-st train``."""
+"""A training recipe: model, data, places and settings. Its flat fields are the flags of ``mice-st train``."""
 
 from __future__ import annotations
 

@@ -113,13 +113,13 @@ class ExactTrainer(BaseTrainer):
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As in sentence-transformers; afterwards torch's generators stand as before, so that how often a run is measured changes no weight."""
+        """As in sentence-transformers; torch's generators are restored, so that measuring changes no weight."""
         device = self.args.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             return super().evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As in transformers, with ``documents_per_second``, ``tokens_per_second`` and ``seconds_left`` beside each loss."""
+        """As in transformers; beside each loss ``documents_per_second``, ``tokens_per_second`` and ``seconds_left``."""
         if "loss" in logs:
             logs |= self.throughput.figures(self.args.world_size)
             if (left := self.schedule.seconds_left(self.state.global_step)) is not None:

@@ -42,9 +42,9 @@ def parse_row(line: bytes | str, source: str, most: int) -> TrainingRow:
 def make_row(row: Any, source: str, most: int) -> TrainingRow:
     """Make a row of a dictionary, as a line of JSON or of a table holds it.
 
-    Three forms: ``query``, ``positive``, ``negatives`` and perhaps ``scores``, one for the positive and one for each negative; ``query``,
-    ``documents`` and ``scores``, where the document with the highest score takes the place of the positive; ``query``, ``document`` and
-    ``score``, one pair. Other fields are passed over.
+    Three forms: ``query``, ``positive``, ``negatives`` and perhaps ``scores``, one for the positive and one for each
+    negative; ``query``, ``documents`` and ``scores``, where the document with the highest score takes the place of the
+    positive; ``query``, ``document`` and ``score``, one pair. Other fields are passed over.
 
     Args:
         row: The dictionary; anything else is refused.
@@ -52,8 +52,8 @@ def make_row(row: Any, source: str, most: int) -> TrainingRow:
         most: Of more negatives, the first are taken.
 
     Raises:
-        ValueError: If a field is missing or of the wrong type, a query is empty, a row has no negatives, or the scores are not as many as
-            the documents or not finite; names the field, but not yet the line.
+        ValueError: If a field is missing or of the wrong type, a query is empty, a row has no negatives, or the scores
+            are not as many as the documents or not finite; names the field, but not yet the line.
     """
     if not isinstance(row, dict):
         raise ValueError(f"not a JSON object but {type(row).__name__}")

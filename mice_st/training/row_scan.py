@@ -1,4 +1,4 @@
-"""What one pass over training rows finds out about them: their number of documents, their length, their hash."""
+"""One pass over training rows: their number of documents, their length, their hash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHARACTERS_OF_A_TOKEN = 4
 
 
 class RowScan:
-    """What one pass over the rows of a file finds out, and refuses.
+    """Facts of the rows of a file from one pass, which refuses faulty ones.
 
     Args:
         negatives: Of more negatives, the first are taken: other rows, another hash.

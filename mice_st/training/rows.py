@@ -22,7 +22,8 @@ class Rows(Sequence[TrainingRow]):
     Attributes:
         sha256: Hash of what trains: a run is resumed on the data that it began with.
         has_scores: Whether the rows carry a teacher's scores; all of them do, or none.
-        uneven: Which is the first row with another number of negatives than the first row, as a message; None where all have as many.
+        uneven: Which is the first row with another number of negatives than the first row, as a message; None where all
+            have as many.
     """
 
     sha256: str
@@ -86,15 +87,17 @@ class MemoryRows(Rows):
 class RowFile(Rows):
     """The rows of a JSON Lines file; see ``parse_row`` for the fields.
 
-    Every line is read and checked once, in the beginning. In memory there are 24 bytes for each row: where its line begins, the line's
-    number, its number of documents and its longest document. Blank lines count in line numbers but are no rows.
+    Every line is read and checked once, in the beginning. In memory there are 24 bytes for each row: where its line
+    begins, the line's number, its number of documents and its longest document. Blank lines count in line numbers but
+    are no rows.
 
     Args:
         path: The file. It must not change while it is in use.
         negatives: Of more negatives, the first are taken.
 
     Raises:
-        ValueError: If a line is no row, some rows have scores and others have none, or there are none; gives file and line.
+        ValueError: If a line is no row, some rows have scores and others have none, or there are none; gives file and
+            line.
     """
 
     def __init__(self, path: Path, negatives: int) -> None:

@@ -22,8 +22,8 @@ class SeedsResult:
     """The result of several seeds.
 
     Attributes:
-        figures: For each seed ``seed``, ``step`` and the figures of its best checkpoint, such as ``dev_ndcg@10``, and of its start,
-            such as ``start_dev_ndcg@10``.
+        figures: For each seed ``seed``, ``step`` and the figures of its best checkpoint, such as ``dev_ndcg@10``, and
+            of its start, such as ``start_dev_ndcg@10``.
         mean: Figure -> mean over the seeds.
         spread: Figure -> standard deviation over the seeds (of a sample; 0 for one seed).
         best_seed: The seed whose ``dev_ndcg@10`` is highest.
@@ -40,8 +40,9 @@ class SeedsResult:
 def train_seeds(recipe: TrainingRecipe) -> SeedsResult:
     """Train once for each of ``recipe.seeds``.
 
-    The runs lie in ``seed-<n>`` of the output folder. The same call again skips those that are finished and goes on with the one that was cut
-    off. The model of the best seed is copied to the output folder itself, beside ``seeds.json``.
+    The runs lie in ``seed-<n>`` of the output folder. The same call again skips those that are finished and goes on
+    with the one that was cut off. The model of the best seed is copied to the output folder itself, beside
+    ``seeds.json``.
 
     Raises:
         ValueError: If there is no dev data to compare the seeds on; otherwise as ``train``.

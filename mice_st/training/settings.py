@@ -1,4 +1,4 @@
-"""How a model is trained: loss, batches, learning rates, precision. Whatever the model and the data are, these are the same choices."""
+"""The settings of a training run: loss, batches, learning rates, precision; the same choices for any model and data."""
 
 from __future__ import annotations
 

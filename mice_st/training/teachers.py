@@ -27,7 +27,8 @@ class Teachers:
         device: Where they compute; None takes the best there is.
         max_length: Longest document or pair, in tokens.
         batch_size: Pairs or texts computed at a time.
-        standardize: Scores are made comparable for each query: mean 0, standard deviation 1. Always done with several teachers.
+        standardize: Scores are made comparable for each query: mean 0, standard deviation 1. Always done with several
+            teachers.
         bf16: Whether they compute in mixed precision.
         trust_remote_code: Whether code beside their weights is run.
     """
@@ -50,10 +51,11 @@ class Teachers:
         self._stored: Mapping[str, Any] = {}
 
     def read_states(self, path: str, texts: Iterable[str] | None = None) -> None:
-        """Let the one MICE among the teachers read its documents from a store, where each different text is encoded once.
+        """Let the one MICE among the teachers read its documents from a store that holds each different text once.
 
         Args:
-            path: The store, see ``open_store``; training from frozen layers that starts as this teacher finds them there too.
+            path: The store, see ``open_store``; training from frozen layers that starts as this teacher finds them
+                there too.
             texts: Documents to encode first where the store lacks them; None: it has all.
 
         Raises:
@@ -78,8 +80,9 @@ class Teachers:
             documents: For each query, its documents; each text is encoded once where the teacher encodes texts alone.
 
         Returns:
-            For each query one score per document: a single teacher's raw scores, or the mean of several teachers' scores that were
-            standardised for each query first. Where all documents of a query have one score, its standardised scores are 0.
+            For each query one score per document: a single teacher's raw scores, or the mean of several teachers'
+            scores that were standardised for each query first. Where all documents of a query have one score, its
+            standardised scores are 0.
 
         Raises:
             ValueError: If a score is not finite; names the teacher, the query and the document.

@@ -16,8 +16,9 @@ STEPS = 20
 class Throughput:
     """Counts what passes through a model while it trains.
 
-    A document is one (query, document) pair that is scored; tokens are those of the texts, padding left out. A text that a batch holds
-    once for several pairs counts once. ColBERT's documents are those that it encodes; its queries count as tokens only.
+    A document is one (query, document) pair that is scored; tokens are those of the texts, padding left out. A text
+    that a batch holds once for several pairs counts once. ColBERT's documents are those that it encodes; its queries
+    count as tokens only.
 
     Args:
         model: The model; a hook on it counts.

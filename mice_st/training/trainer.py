@@ -79,10 +79,11 @@ def train(
     train_collection: Collection | None = None,
     dev_collection: Collection | None = None,
 ) -> TrainingResult:
-    """Train a re-ranker: MICE, a plain cross-encoder where ``recipe.model`` is no MICE, or ColBERT where the recipe says so.
+    """Train a re-ranker: MICE, a plain cross-encoder where ``recipe.model`` is none, or ColBERT by ``architecture``.
 
-    Writes the trained model to ``recipe.output`` as a Hub folder with ``training.json`` (model, rows and steps), and its checkpoints
-    with ``recipe.json`` and ``history.json`` to ``checkpoints/`` in it. Under ``torchrun`` each process calls this; the first one writes.
+    Writes the trained model to ``recipe.output`` as a Hub folder with ``training.json`` (model, rows and steps), and
+    its checkpoints with ``recipe.json`` and ``history.json`` to ``checkpoints/`` in it. Under ``torchrun`` each process
+    calls this; the first one writes.
 
     Args:
         recipe: The recipe.

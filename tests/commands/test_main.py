@@ -13,8 +13,7 @@ import pytest
 
 from mice_st import MiceCrossEncoder
 from mice_st.commands import main as cli
-from mice_st.commands import parser
-from mice_st.commands.registry import COMMANDS, Command
+from mice_st.commands.registry import COMMANDS, Command, load_reference
 
 # Prints the exit status, CPU seconds, megabytes of memory and which heavy packages are there, behind what the command prints.
 # The kernel's peak of this program: ru_maxrss also counts the process that started it, which here holds torch.
@@ -212,7 +211,7 @@ def test_a_new_command_is_an_entry_and_its_failures_are_told_apart(
 def test_every_reference_of_the_registry_exists() -> None:
     for command in COMMANDS.values():
         for reference in (command.function, command.recipe, command.recipe_saved, command.overwrites, command.saved):
-            assert reference is None or callable(parser.load_reference(reference))
+            assert reference is None or callable(load_reference(reference))
 
 
 @pytest.mark.slow

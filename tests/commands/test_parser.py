@@ -142,7 +142,7 @@ def test_help_texts_are_sentences_with_one_default(name: str) -> None:
 
 def test_one_name_means_one_thing() -> None:
     """The flags that several commands have are of one type in all of them, or a list of it."""
-    types: dict[str, set[type]] = {}
+    types: dict[str, set[Any]] = {}
     for command in COMMANDS.values():
         for flag in read_flags(load_reference(command.options)).values():
             types.setdefault(flag.name, set()).add(flag.convert)

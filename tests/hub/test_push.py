@@ -55,9 +55,9 @@ def test_push_makes_one_commit_that_verifies_and_is_tagged(
     assert printed.count("largest difference of 8 scores") == 4
     assert "verified: " in printed
     assert cli.main(["verify", "org/mice-base@v1.0.0"]) == 0
-    repository.change("main", {"layers.py": b"print('changed')\n"})
+    repository.change("main", {"modeling_mice.py": b"print('changed')\n"})
     assert cli.main(["verify", "org/mice-base"]) == 1
-    assert "problem: code layers.py has changed\n" in capsys.readouterr().out
+    assert "problem: code modeling_mice.py has changed\n" in capsys.readouterr().out
 
 
 def test_dry_run_lists_sizes_and_hashes_without_network_or_token(
@@ -222,11 +222,11 @@ def test_what_arrives_damaged_gets_no_tag(
 
     def damage(*arguments: object) -> str:
         apply(*arguments)  # type: ignore[arg-type]
-        return online["org/mice-base"].change("main", {"layers.py": b"# damaged\n"})
+        return online["org/mice-base"].change("main", {"modeling_mice.py": b"# damaged\n"})
 
     monkeypatch.setattr(online.state, "apply", damage)
     assert push() == 2
-    assert "does not verify, so it got no tag: code layers.py has changed" in capsys.readouterr().err
+    assert "does not verify, so it got no tag: code modeling_mice.py has changed" in capsys.readouterr().err
     assert online["org/mice-base"].tags == {}
 
 

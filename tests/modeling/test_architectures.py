@@ -124,11 +124,11 @@ def test_pair_encodings_score_as_their_sides(seed: int, shake: Callable[..., Non
     pair = model(torch.tensor([[CLS, *query, SEP, *document, SEP]])).logits
     (before, after) = model.config.special_tokens("document")
     sides = [torch.tensor([[CLS, *query, SEP]]), torch.tensor([[*before, *document, *after]])]
-    encoded = [
+    queries, documents = (
         encode(ids, torch.ones_like(ids))
         for encode, ids in zip((model.encode_queries, model.encode_documents), sides, strict=True)
-    ]
-    torch.testing.assert_close(pair, model.score(*encoded), atol=1e-5, rtol=1e-6)
+    )
+    torch.testing.assert_close(pair, model.score(queries, documents), atol=1e-5, rtol=1e-6)
 
 
 def test_states_of_another_width_are_refused(shake: Callable[..., None]) -> None:

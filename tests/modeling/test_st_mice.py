@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mice_st import MiceCrossEncoder
 from mice_st.modeling.st_mice import MiceTransformer
+from tests.text_pairs import rank_alike
 
 PAIRS = [
     ("where is berlin", "the capital of germany"),
@@ -108,8 +109,7 @@ def test_the_hub_copy_ranks_texts_and_states_alike(doors: dict[str, Any], mice: 
     query = PAIRS[0][0]
     expected = mice.rank(query, DOCUMENTS)
     for ranking in (doors["rank"], doors["mixed"]):
-        assert [hit["corpus_id"] for hit in ranking] == [hit["corpus_id"] for hit in expected]
-        agree([hit["score"] for hit in ranking], [hit["score"] for hit in expected])
+        rank_alike(ranking, expected)
     agree(doors["states"], mice.predict([(query, document) for document in DOCUMENTS]))
 
 

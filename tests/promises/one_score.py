@@ -112,13 +112,6 @@ def assert_one_score(
     return padded
 
 
-def assert_same_order_but_for_ties(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
-    """Documents whose scores differ by more than twice the tolerance stand in one order; nearer ones may in any."""
-    order = np.argsort(-np.asarray(found), kind="stable")
-    ranked = np.asarray(expected)[order]
-    assert (np.maximum.accumulate(ranked[::-1])[::-1] - ranked <= 2 * tolerance).all()
-
-
 def fill(parameters: Iterable[Tensor], scale: float, seed: int = 0) -> None:
     """Random values in place: an adapter is born as zeros, and would prove nothing."""
     generator = torch.Generator().manual_seed(seed)

@@ -71,7 +71,7 @@ def test_another_scaling_is_another_model(load: Load) -> None:
 
 def test_another_active_adapter_is_another_model(load: Load) -> None:
     model = load()
-    found = {}
+    found: dict[str, str] = {}
     for seed, name in enumerate(("first", "second")):
         add(model, DOCUMENT_LAYERS, name, seed)
     for name in ("first", "second", "first"):
@@ -124,7 +124,7 @@ def test_a_parametrisation_counts(load: Load) -> None:
 def test_a_store_made_with_one_adapter_is_refused_by_another(load: Load, tmp_path: Path) -> None:
     from mice_st.data.collection import Document
     from mice_st.states.encoding import encode_corpus
-    from mice_st.states.store import open_store
+    from mice_st.states.engines import open_store
 
     model = load()
     for seed, name in enumerate(("first", "second")):

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import BertForSequenceClassification
 
 from mice_st import MiceCrossEncoder
+from mice_st.modeling.layers_mice import EncodedTexts
 from mice_st.modeling.modeling_mice import MiceForSequenceClassification
-from mice_st.modeling.states import EncodedTexts
 from tests.promises.one_score import assert_one_line
 from tests.text_pairs import PAIRS
 

@@ -77,7 +77,7 @@ def test_a_larger_vocabulary_changes_no_score(
         assert network(input_ids=last).logits.isfinite().all()
     model.save_pretrained(str(tmp_path / "larger"))
     loaded = MiceCrossEncoder(str(tmp_path / "larger"), device="cpu")
-    assert loaded.mice.get_input_embeddings().weight.shape[0] == rows  # type: ignore[union-attr]
+    assert loaded.mice.get_input_embeddings().weight.shape[0] == rows  # type: ignore[union-attr,index]
     assert_one_score(loaded, counts=(1, 25), expected=expected)
 
 

@@ -102,7 +102,7 @@ def test_models_that_load_at_once_have_their_own_dtype(mice_folder: Path, tmp_pa
     model.save(str(half))
     start = threading.Barrier(4)
 
-    def load(folder: Path) -> list[tuple[str, torch.dtype, Any]]:
+    def load(folder: Path) -> list[tuple[str, set[torch.dtype], Any]]:
         start.wait()
         made = []
         for _ in range(5):

@@ -25,7 +25,7 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=FEATURES.values(), ids=FEATURES)
+@pytest.fixture(scope="module", params=list(FEATURES.values()), ids=list(FEATURES))
 def matching(
     request: pytest.FixtureRequest, cross_encoder_folder: Path, shake: Callable[..., None], tmp_path_factory: Any
 ) -> MiceCrossEncoder:
@@ -142,8 +142,8 @@ def test_blank_documents_have_the_constant_in_every_way(
 def test_blank_documents_of_a_store_have_it_too(load: Load, tmp_path: Path) -> None:
     from mice_st.data.collection import Document
     from mice_st.states.encoding import encode_corpus
+    from mice_st.states.engines import open_store
     from mice_st.states.fingerprint import fingerprint_of
-    from mice_st.states.store import open_store
 
     model: Any = load()
     texts = ["a dog", "", "the city of berlin", "  \n"]

@@ -22,6 +22,7 @@ from mice_st.states.fingerprint import fingerprint_of
 from mice_st.states.passages import tokenize_documents
 from mice_st.states.retrieval import StoreSearch, fuse, search_of
 from mice_st.states.sqlite_store import SqliteStore
+from tests.text_pairs import rank_alike
 
 WORDS = [
     "museum",
@@ -82,10 +83,9 @@ def test_store_memory_and_texts_rank_alike(
     texts = mice.rank(QUERY, list(TEXTS.values()))
     memory = mice.rank(QUERY, mice.encode_documents(list(TEXTS.values())))
     stored = mice.rank(QUERY, store=store, ids=IDS, return_documents=True)
-    assert order_of(memory) == order_of(texts)
-    assert order_of(stored) == [IDS[position] for position in order_of(texts)]
-    for entry, right in zip(stored, texts, strict=True):
-        assert entry["score"] == pytest.approx(right["score"], abs=1e-5)
+    rank_alike(memory, texts, tolerance=1e-5)
+    rank_alike(stored, [entry | {"corpus_id": IDS[entry["corpus_id"]]} for entry in texts], tolerance=1e-5)
+    for entry in stored:
         assert isinstance(entry["score"], float)
         assert entry["text"] == TEXTS[entry["corpus_id"]]
 
@@ -168,8 +168,8 @@ def test_pooled_search_is_exact(mice: MiceCrossEncoder, store: SqliteStore) -> N
     cosines = F.cosine_similarity(vectors.float(), vector[None], dim=-1).tolist()
     order = sorted(range(len(ids)), key=lambda place: (-round(cosines[place], 6), ids[place]))
     scores = search_of(store).pooled(vector, 40)
-    assert [round(score, 5) for score in scores.values()] == [round(cosines[place], 5) for place in order]
-    assert set(list(scores)[:10]) == {ids[place] for place in order[:10]}
+    assert list(scores.values()) == pytest.approx([cosines[place] for place in order], abs=1e-5)
+    assert {id_: scores[id_] for id_ in ids} == pytest.approx(dict(zip(ids, cosines, strict=True)), abs=1e-5)
 
 
 def test_both_are_fused_by_reciprocal_rank(mice: MiceCrossEncoder, store: SqliteStore) -> None:
@@ -357,15 +357,15 @@ def test_encode_store_and_rank_from_the_command_line(
         for flags, asked in cases:
             found = [json.loads(line) for line in run(capsys, *rank, "--store", store, *flags).splitlines()]
             right = mice.rank(QUERY, store=opened, return_documents=True, **asked)
-            assert [line["id"] for line in found] == order_of(right)
-            assert [line["score"] for line in found] == pytest.approx([entry["score"] for entry in right], abs=1e-6)
-            assert [line["text"] for line in found] == [entry["text"] for entry in right]
+            rank_alike([line | {"corpus_id": line["id"]} for line in found], right)
+            texts_of = {entry["corpus_id"]: entry["text"] for entry in right}
+            assert all(line["text"] == texts_of[line["id"]] for line in found if line["id"] in texts_of)
     assert run(capsys, *rank[:-1], "--store", store, "--top-k", 1).startswith("   1 ")
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(document.text for document in LONG))
     found = [json.loads(line) for line in run(capsys, *rank, "--documents", texts, *how[:2]).splitlines()]
     right = mice.rank(QUERY, [document.text for document in LONG], passages=True)
-    assert [line["id"] for line in found] == [str(position) for position in order_of(right)]
+    rank_alike([line | {"corpus_id": int(line["id"])} for line in found], right)
 
 
 @pytest.mark.parametrize(

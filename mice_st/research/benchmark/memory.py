@@ -57,7 +57,7 @@ def measure_ranking_memory(folder: Path, store: Path, query: str, ids: Sequence[
 
 
 def _rank_and_report(request: dict[str, Any]) -> dict[str, float]:
-    """What the fresh process does."""
+    """The work of the fresh process."""
     torch.set_num_threads(request["threads"])
     model = MiceCrossEncoder(request["folder"], device="cpu", local_files_only=True)
     with SqliteStore(request["store"], None, read_only=True, threads=request["threads"]) as store:

@@ -29,7 +29,7 @@ class Phase:
     read_bytes: int | None = None
 
     def figures(self, milliseconds: float, peak: float) -> dict[str, Any]:
-        """What the table shows.
+        """The figures of the table.
 
         Args:
             milliseconds: Median of the phase.

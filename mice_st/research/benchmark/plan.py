@@ -1,4 +1,4 @@
-"""What is measured in a run: which workloads, and which systems on each."""
+"""The plan of a run: its workloads, and the systems on each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MANY_DOCUMENTS = {"mice-wide-fp16"}
 
 @dataclass(frozen=True)
 class Block:
-    """What is measured interleaved: all systems over documents of like lengths, with like threads.
+    """One interleaved measurement: all systems over documents of like lengths, with like threads.
 
     Attributes:
         lengths: As in ``Workload``.

@@ -1,4 +1,4 @@
-"""What a benchmark found, as JSON, Markdown and a picture."""
+"""The results of a benchmark as JSON, Markdown and a picture."""
 
 from __future__ import annotations
 

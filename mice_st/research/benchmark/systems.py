@@ -33,7 +33,7 @@ BATCH = 32  # pairs in a batch, sentence-transformers' default
 
 @dataclass(frozen=True)
 class Case:
-    """What a system is asked.
+    """The input of a system.
 
     Attributes:
         models: The models.

@@ -1,4 +1,4 @@
-"""What a masked cross-encoder and MICE are compared with, all made from one checkpoint and measured on one set of pairs."""
+"""Baselines of a masked cross-encoder and MICE, all made from one checkpoint and measured on the same pairs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from mice_st.research.masking import make_preset
 VECTORS = {"colbert": MultiVectorEncoder, "bi-encoder": SentenceTransformer}
 PRESET = re.compile(r"full|mask[012]|sparse-ce|(mask3|prettr)-l\d+")
 MICE = re.compile(r"mice-l(\d+)(?:-d(\d+))?\+(\d+)((?:-[a-z0-9]+)*)")
-NUMBERED = {"w": "interaction_hidden_size"}
 
 
 def measure_baselines(
@@ -128,13 +127,10 @@ def parse_mice_name(name: str) -> dict[str, Any]:
         fields["document_contextualization_layers"] = int(match[2])
     known = {suffix: (field, value) for field, value, suffix in SUFFIXES}
     for suffix in match[4].split("-")[1:]:
-        numbered = re.fullmatch(r"(w|kv)(\d+)", suffix)
-        if numbered is not None:
-            fields[NUMBERED[numbered[1]]] = int(numbered[2])
+        if (width := re.fullmatch(r"w(\d+)", suffix)) is not None:
+            fields["interaction_hidden_size"] = int(width[1])
         elif suffix in known:
             fields[known[suffix][0]] = known[suffix][1]
         else:
-            raise ValueError(
-                f"{name}: there is no suffix {suffix!r}; there are {', '.join(known)}, w and kv with a number"
-            )
+            raise ValueError(f"{name}: there is no suffix {suffix!r}; there are {', '.join(known)}, and w with a width")
     return fields

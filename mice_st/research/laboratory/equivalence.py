@@ -144,7 +144,7 @@ def choose_lengths(masked: MaskedCrossEncoder) -> tuple[int, int]:
 
 
 def convert_masked(
-    source: str, fusion_layer: int, masked: MaskedCrossEncoder, fields: dict[str, str], lengths: tuple[int, int]
+    source: str, fusion_layer: int, masked: MaskedCrossEncoder, fields: dict[str, Any], lengths: tuple[int, int]
 ) -> MiceCrossEncoder:
     """Convert with what Mask3 leaves of a pair's frame: the document without a [CLS] of its own, and so on."""
     query_length, document_length = lengths

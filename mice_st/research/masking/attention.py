@@ -33,7 +33,7 @@ def _eager(
 ) -> tuple[Tensor, None]:
     """``eager_attention`` with the signature of transformers' attention functions."""
     scaled = query * (kwargs["scaling"] * math.sqrt(query.shape[-1]))  # the function below divides by the root
-    return eager_attention(scaled, key, value, mask, kwargs["dropout"]).transpose(1, 2), None
+    return eager_attention(scaled, key, value, mask, kwargs["dropout"])[0].transpose(1, 2), None
 
 
 def _narrow(attend: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,7 +80,7 @@ class SegmentMasks:
         self.places: list[int] = places.tolist()  # layer -> its table: many layers share one
 
     def make_arguments(self, input_ids: Tensor, attention_mask: Tensor | None) -> dict[str, Any]:
-        """What a forward pass over ``(B, L)`` ids and their mask needs besides.
+        """Further inputs of a forward pass over ``(B, L)`` ids and their mask.
 
         Returns:
             ``segment_masks``, for each layer ``(B, 1, L, L)``, bool; and ``position_ids`` ``(B, L)`` where they restart.

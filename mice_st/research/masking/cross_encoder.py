@@ -144,7 +144,7 @@ class MaskedCrossEncoder(CrossEncoder):
 
     @property
     def readable(self) -> Tensor:
-        """What is left to read: ``(layers, 5, 5)``, bool, from ``readable_segments``."""
+        """The segments that are left to read: ``(layers, 5, 5)``, bool, from ``readable_segments``."""
         return readable_segments(self.patches, self.layers)
 
     def set_masking(self, masking: str | Sequence[Patch | Sequence], restart_positions: bool | None = None) -> None:

@@ -126,7 +126,7 @@ def make_preset(name: str, layers: int) -> list[Patch]:
 
 
 def readable_segments(patches: Iterable[Patch], layers: int) -> Tensor:
-    """What is left to read.
+    """The segments that are left to read.
 
     Args:
         patches: Checked by ``as_patches``.

@@ -149,7 +149,7 @@ def test_an_encoder_without_a_classifier_is_refused(
     beir_folder: Path, encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("mask", "--model", encoder_folder, "--data", beir_folder, "--output", tmp_path, "--top-k", 3) == 2
-    assert "no trained classifier" in capsys.readouterr().err
+    assert "neither MICE, nor a cross-encoder" in capsys.readouterr().err
 
 
 def test_baselines_are_measured_on_the_same_candidates(
@@ -191,14 +191,17 @@ def test_baselines_of_vectors_are_trained_first(
 
 
 @pytest.mark.parametrize(
-    "name", ["mice-l2+2", "mice-l2-d4+2", "mice-l1+3-self-blindcls-lex-kv2", "mice-l2+2-joint-perlayer-lonesep"]
+    "name",
+    ["mice-l2+2", "mice-l2-d4+2", "mice-l1+3-self-blindcls-lex", "mice-l2+2-w16", "mice-l2+2-joint-perlayer-mask3"],
 )
 def test_a_mice_model_is_made_by_its_name(name: str, family_folder: Callable[[str], Path]) -> None:
     model = make_baseline(str(family_folder("bert")), name, None)
     assert model.mice.config.name == name
 
 
-@pytest.mark.parametrize("name", ["mice-l2", "mice-l2+2-lexx", "mice-l2+2-", "mice-lx+2", "mice-l2+2-kv"])
+@pytest.mark.parametrize(
+    "name", ["mice-l2", "mice-l2+2-lexx", "mice-l2+2-", "mice-lx+2", "mice-l2+2-kv2", "mice-l2+2-w"]
+)
 def test_names_that_are_none_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=re.escape(name)):
         parse_mice_name(name)
