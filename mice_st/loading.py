@@ -92,6 +92,11 @@ def check_model_name(name: str) -> None:
     )
 
 
+def is_mice(name: str) -> bool:
+    """Whether a folder or Hub repository holds MICE; any other model, or none, is not."""
+    return (_read(name, "config.json") or {}).get("model_type") == MODEL_TYPE
+
+
 def model_kind(name: str) -> Kind:
     """What a folder or Hub id holds, from its configurations alone.
 

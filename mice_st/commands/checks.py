@@ -53,12 +53,16 @@ def check_device(device: str) -> None:
 
 
 def existing_folder(options: Any) -> str | None:
-    """Name the output folder if there is anything in it."""
+    """Name the output folder if there is anything in it.
+
+    Raises:
+        NotADirectoryError: If it is a file.
+    """
     output = value_of(options, "output")
     if output is None or not Path(output).exists():
         return None
     if not Path(output).is_dir():
-        return f"{output} is a file"
+        raise NotADirectoryError(f"output: {output} is a file, and a folder is needed")
     return f"{output} holds files" if any(Path(output).iterdir()) else None
 
 

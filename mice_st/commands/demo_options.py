@@ -45,11 +45,15 @@ class DemoOptions:
 
 
 def existing_folder(options: DemoOptions) -> str | None:
-    """Name what lies in the output folder and is not of an earlier demo."""
+    """Name what lies in the output folder and is not of an earlier demo.
+
+    Raises:
+        NotADirectoryError: If it is a file.
+    """
     folder = Path(options.output)
     if not folder.exists():
         return None
     if not folder.is_dir():
-        return f"{folder} is a file"
+        raise NotADirectoryError(f"output: {folder} is a file, and a folder is needed")
     foreign = [path.name for path in folder.iterdir() if not path.name.startswith(OF_A_DEMO)]
     return f"{folder} holds {min(foreign)}, which no demo wrote" if foreign else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mice_st.commands.checks import existing_files
 from mice_st.evaluation.quiet import errors_only
 from mice_st.files import write_json
-from mice_st.loading import model_kind, resolve_model
+from mice_st.loading import is_mice, resolve_model
 
 if TYPE_CHECKING:
     from mice_st.research.laboratory.experiment import Experiment, Retraining
@@ -88,7 +88,7 @@ def run_mask(options: MaskOptions) -> None:
     Raises:
         ValueError: If the model is no plain cross-encoder.
     """
-    if model_kind(options.model) == "mice":
+    if is_mice(options.model):
         raise ValueError(f"model: {options.model} is MICE already; mask takes a plain cross-encoder")
     import torch
     import transformers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -73,6 +74,8 @@ class MineOptions:
         for name in ("negatives", "negatives_top_k", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if not math.isfinite(self.margin):
+            raise ValueError(f"margin: must be finite, got {self.margin}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit: must be at least 1, got {self.limit}")
         if self.bi_encoder is not None:

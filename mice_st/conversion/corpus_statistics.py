@@ -115,7 +115,7 @@ def start_from_texts(model: MiceCrossEncoder, texts: Sequence[str]) -> None:
     """
     mice = model.mice
     if mice.max_sim_residual is None and mice.document_projection is None:
-        raise ValueError("corpora: neither max_sim_residual nor interaction_hidden_size is there to start from them")
+        raise ValueError("data: neither max_sim_residual nor interaction_hidden_size is there to start from them")
     if mice.max_sim_residual is not None:
         mice.max_sim_residual.log_weights.copy_(inverse_document_frequencies(model, texts).log())
     if mice.document_projection is not None:

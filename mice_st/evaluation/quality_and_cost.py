@@ -57,9 +57,12 @@ def read_points(paths: Sequence[Path]) -> list[dict[str, Any]]:
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"results: there is no file {path}")
-        results = read_json(path)
-        measured = [(entry["name"], entry["queries"]) for entry in results["sets"]]
-        depth = results["options"]["top_k"]
+        try:
+            results = read_json(path)
+            measured = [(entry["name"], entry["queries"]) for entry in results["sets"]]
+            depth = results["options"]["top_k"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: was not written by mice-st evaluate ({error!r})") from error
         if sets not in (None, (depth, measured)):
             raise ValueError(f"{path}: measured on other sets, queries or candidates than {paths[0]}")
         sets = (depth, measured)
