@@ -9,21 +9,25 @@ classes. And it raises ValueError only: sentence-transformers answers a TypeErro
 ``preprocess`` by calling again without the prompt.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from sentence_transformers.base.modules import Transformer
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers.utils import logging
-
-from .inputs import check_pair, check_passages, check_text, count_pair_separators, is_states, pad_ids
 
 logger = logging.get_logger(__name__)
 
 # A token of real text is 4 to 5 characters long; the rest of a longer text cannot reach the model's window.
 CHARACTERS_PER_TOKEN = 64
-BUCKET_DOCUMENTS = 32
+# Padded tokens of one forward pass. On a CPU small batches of like length are fastest: nothing is gained by more rows,
+# and every row of padding costs as much as a token. Other devices want to be filled.
+CPU_BATCH_TOKENS = 1024
+DEVICE_BATCH_TOKENS = 65_536
+BUCKET_DOCUMENTS = 32  # documents of like length that are scored together
 FAST_DOCUMENTS = 4  # with fewer documents per query, one padded batch of all queries is faster than the fast path
 
 
@@ -36,39 +40,36 @@ class MiceTransformer(Transformer):
             ``CrossEncoder(max_length=...)`` sets) overrides the longest document, in tokens.
 
     Raises:
-        ValueError: If the tokenizer is not the model's own: ids beyond the vocabulary, or other [CLS] or [SEP].
+        ValueError: If the tokenizer is not the model's own: ids beyond the vocabulary, fewer than half of its words, or
+            other [CLS] or [SEP]; or if another backend than torch is asked for.
     """
 
     def __init__(self, model_name_or_path: str, **kwargs: Any) -> None:
+        if (backend := kwargs.get("backend", "torch")) != "torch":
+            raise ValueError(
+                f"backend={backend!r}: {model_name_or_path} is a MICE re-ranker, which encodes query and document apart and "
+                "runs with backend='torch' only."
+            )
         kwargs["transformer_task"] = "sequence-classification"
         kwargs["modality_config"] = {"text": {"method": "forward", "method_output_name": "logits"}}
         kwargs["module_output_name"] = "scores"
         super().__init__(model_name_or_path, **kwargs)
-        self._check_tokenizer()
+        check_tokenizer(self.tokenizer, self.model.config)
+        self._tokenizer_copy: tuple[Any, int, Tokenizer] | None = None
+        self._cuts_lock = threading.Lock()
         self.cut_texts = {"query": 0, "document": 0}
         self._cuts_reported = False
         max_length = (kwargs.get("processor_kwargs") or {}).get("model_max_length")
         if max_length is not None:
             self.max_seq_length = max_length
 
-    def _check_tokenizer(self) -> None:
-        tokenizer, config = self.tokenizer, self.model.config
-        if len(tokenizer) > config.vocab_size:
-            raise ValueError(
-                f"The tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}: "
-                "this is not the model's own tokenizer."
-            )
-        for name in ("cls_token_id", "sep_token_id"):
-            if getattr(tokenizer, name, None) != getattr(config, name):
-                raise ValueError(
-                    f"The tokenizer's {name} is {getattr(tokenizer, name, None)}, the model's "
-                    f"{getattr(config, name)}: this is not the model's own tokenizer."
-                )
-        if (separators := count_pair_separators(tokenizer)) != config.pair_separators:
-            raise ValueError(
-                f"The tokenizer puts {separators} [SEP] between query and document, the model expects "
-                f"{config.pair_separators} (pair_separators): this is not the model's own tokenizer."
-            )
+    def __getstate__(self) -> dict[str, Any]:
+        """A lock belongs to one process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_cuts_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._cuts_lock = threading.Lock()
 
     @property
     def max_seq_length(self) -> int:
@@ -78,11 +79,45 @@ class MiceTransformer(Transformer):
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
         positions = self.model.config.max_positions
-        if not 3 <= value <= positions:
-            raise ValueError(f"max_seq_length: must lie between 3 and {positions} tokens, got {value}.")
-        self.model.config.document_max_length = value
+        if value < 3:
+            raise ValueError(f"max_seq_length: must be at least 3 tokens, got {value}.")
+        if value > positions:
+            logger.warning(
+                f"max_seq_length: {value} tokens are more than the model's {positions} positions, which hold."
+            )
+        self.model.config.document_max_length = min(value, positions)
 
-    def tokenize_side(self, texts: Sequence[Any], side: str, names: Sequence[str] | None = None) -> list[list[int]]:
+    @property
+    def input_device(self) -> torch.device:
+        """Where inputs belong: the model's device, or the one that accelerate's offload computes on."""
+        device: torch.device = self.model.device
+        if device.type != "meta":
+            return device
+        hooks = [module.__dict__.get("_hf_hook") for module in self.model.modules()]
+        hooks += [part for hook in hooks for part in getattr(hook, "hooks", ())]
+        devices = [getattr(hook, "execution_device", None) for hook in hooks]
+        return next((torch.device(item) for item in devices if item is not None), device)
+
+    # ------------------------------------------------------------------------------------------------------- tokenisation
+
+    def tokenize_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, ``(n,)``, without special tokens and of any length; "[SEP]" in a text is read as its characters.
+
+        A tokenizer's truncation is its state, which a call in another thread changes: this reads with a copy of its own.
+        """
+        backend = self.tokenizer.backend_tokenizer
+        known = self._tokenizer_copy
+        if known is None or known[0] is not backend or known[1] != backend.get_vocab_size():
+            copy = Tokenizer.from_str(backend.to_str())
+            copy.no_truncation()
+            copy.no_padding()
+            copy.encode_special_tokens = True
+            self._tokenizer_copy = known = (backend, backend.get_vocab_size(), copy)
+        return [encoding.ids for encoding in known[2].encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def tokenize_side(
+        self, texts: Sequence[Any], side: str, names: Sequence[str] | None = None, max_length: int | None = None
+    ) -> list[list[int]]:
         """Token ids of each text, its special tokens included, cut to the side's maximum length.
 
         Args:
@@ -90,6 +125,7 @@ class MiceTransformer(Transformer):
                 A text like "[SEP]" is read as its characters, never as a special token.
             side: ``"query"`` or ``"document"``.
             names: What an error calls each text; its position where it is left out.
+            max_length: Longest text, in tokens; None takes the config's.
 
         Returns:
             ``n`` lists of ids. Texts that were cut are counted in ``cut_texts[side]``.
@@ -98,44 +134,47 @@ class MiceTransformer(Transformer):
             ValueError: If a text is not a string or holds a lone surrogate; names the text.
         """
         config = self.model.config
-        max_length = config.query_max_length if side == "query" else config.document_max_length
+        if max_length is None:
+            max_length = config.query_max_length if side == "query" else config.document_max_length
         window = max_length * CHARACTERS_PER_TOKEN
         names = [f"{side} {position}" for position in range(len(texts))] if names is None else names
         for text, name in zip(texts, names, strict=True):
             check_text(text, name, window)
         if not texts:
             return []
-        # `verbose` off: transformers would warn of every text longer than the window; ours are counted instead.
-        ids = self.tokenizer(
-            [text[:window] for text in texts],
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            split_special_tokens=True,
-            verbose=False,
-        )["input_ids"]
+        ids = self.tokenize_texts([text[:window] for text in texts])
         before, after = config.special_tokens(side)
         room = max_length - len(before) - len(after)
-        self.cut_texts[side] += sum(len(row) > room or len(text) > window for row, text in zip(ids, texts, strict=True))
+        cut = sum(len(row) > room or len(text) > window for row, text in zip(ids, texts, strict=True))
+        with self._cuts_lock:
+            self.cut_texts[side] += cut
         return [[*before, *row[:room], *after] for row in ids]
 
     def report_cut_texts(self) -> None:
         """One warning with the number of texts cut since the last call; none where there were none."""
-        cut, config = self.cut_texts, self.model.config
+        with self._cuts_lock:
+            cut, self.cut_texts = self.cut_texts, {"query": 0, "document": 0}
         if any(cut.values()):
+            config = self.model.config
             logger.warning(
                 f"Cut {cut['query']} queries at {config.query_max_length} tokens and {cut['document']} documents at "
                 f"{config.document_max_length} tokens (query_max_length and document_max_length of the config)."
             )
-        self.cut_texts = {"query": 0, "document": 0}
 
-    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Tensor]:
+    def preprocess(
+        self,
+        inputs: Sequence[Any],
+        prompt: str | None = None,
+        processing_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
         """Tokenise pairs, each equal query and document once.
 
         Args:
             inputs: ``(query, document)`` pairs; a document is a string or its ``DocumentStates``. Single strings are
                 tokenised as documents (sentence-transformers counts tokens that way for its model card).
             prompt: Put before every query.
+            processing_kwargs: ``{"text": {"max_length": n}}`` cuts documents at n tokens for this call.
             **kwargs: Ignored; sentence-transformers passes its own book-keeping here.
 
         Returns:
@@ -144,49 +183,94 @@ class MiceTransformer(Transformer):
         Raises:
             ValueError: If a row is not a pair of texts, or its states are those of several passages; names the row.
         """
+        max_length = self.read_processing_kwargs(processing_kwargs)
         if all(isinstance(row, str) for row in inputs):
-            ids, mask = pad_ids(self.tokenize_side(inputs, "document"))
+            ids, mask = pad_ids(self.tokenize_side(inputs, "document", None, max_length))
             return {"input_ids": ids, "attention_mask": mask}
         queries: dict[str, int] = {}
         texts: dict[str, int] = {}
-        stored: dict[int, Any] = {}
-        pairs = []
+        stored: dict[int, int] = {}
+        states, query_index, document_index = [], [], []
         for row, pair in enumerate(inputs):
             query, document = check_pair(pair, row)
             check_text(query, f"pair {row}: the query")
+            query_index.append(queries.setdefault((prompt or "") + query, len(queries)))
             if is_states(document):
                 check_passages(document, row, self.model.config.sep_token_id)
+                if id(document) not in stored:
+                    states.append(document)
+                document_index.append(-1 - stored.setdefault(id(document), len(stored)))
             else:
                 check_text(document, f"pair {row}: the document", self.max_seq_length * CHARACTERS_PER_TOKEN)
-            pairs.append(((prompt or "") + query, document))
-        for query, document in pairs:
-            queries.setdefault(query, len(queries))
-            if is_states(document):
-                stored[id(document)] = document
-            else:
-                texts.setdefault(document, len(texts))
-        features = {}
-        features["query_ids"], features["query_mask"] = pad_ids(self.tokenize_side(list(queries), "query"))
-        if texts:
-            features["document_ids"], features["document_mask"] = pad_ids(self.tokenize_side(list(texts), "document"))
-        if stored:
-            features["stored_ids"], features["stored_mask"] = pad_ids(
-                [document.input_ids.tolist() for document in stored.values()]
-            )
-            states = [document.states for document in stored.values()]
-            features["stored_states"] = nn.utils.rnn.pad_sequence(states, batch_first=True)
-        places = {key: len(texts) + place for place, key in enumerate(stored)}
-        features["query_index"] = torch.tensor([queries[query] for query, _ in pairs])
-        features["document_index"] = torch.tensor(
-            [places[id(document)] if is_states(document) else texts[document] for _, document in pairs]
+                document_index.append(texts.setdefault(document, len(texts)))
+        # States come behind the texts.
+        document_index = [place if place >= 0 else len(texts) - 1 - place for place in document_index]
+        features = self.collate(
+            self.tokenize_side(list(queries), "query"),
+            self.tokenize_side(list(texts), "document", None, max_length),
+            states,
+            query_index,
+            document_index,
         )
         if not self._cuts_reported and any(self.cut_texts.values()):
             self._cuts_reported = True  # one warning, not one per batch
             self.report_cut_texts()
         return features
 
+    def read_processing_kwargs(self, given: Mapping[str, Any] | None) -> int | None:
+        """The longest document that sentence-transformers' ``processing_kwargs`` ask for, in tokens; None for the config's.
+
+        Raises:
+            ValueError: If they ask for anything else; names it.
+        """
+        settings: dict[str, Any] = {}
+        for source in (self.processing_kwargs, given or {}):
+            for name in source:
+                if name not in ("text", "common"):
+                    raise ValueError(f"processing_kwargs: MICE reads text alone, got settings for {name!r}.")
+                settings |= source[name]
+        max_length = settings.pop("max_length", None)
+        # Both sides are always cut and padded.
+        if other := sorted(set(settings) - {"truncation", "padding"}):
+            raise ValueError(f"processing_kwargs: MICE takes max_length for the document, and not {', '.join(other)}.")
+        if max_length is not None and not 3 <= max_length <= self.model.config.max_positions:
+            raise ValueError(
+                f"processing_kwargs: max_length must lie between 3 and {self.model.config.max_positions} tokens, got {max_length}."
+            )
+        return max_length
+
+    def collate(
+        self,
+        queries: Sequence[list[int]],
+        documents: Sequence[list[int]],
+        states: Sequence[Any],
+        query_index: Sequence[int],
+        document_index: Sequence[int],
+    ) -> dict[str, Tensor]:
+        """Pad what ``forward`` reads.
+
+        Args:
+            queries: Token ids of each query.
+            documents: Token ids of each document that is given as a text.
+            states: ``DocumentStates`` of one passage each; they come behind the texts.
+            query_index: The query of each pair.
+            document_index: The document of each pair, among texts and states.
+        """
+        features: dict[str, Tensor] = {}
+        features["query_ids"], features["query_mask"] = pad_ids(queries)
+        if documents:
+            features["document_ids"], features["document_mask"] = pad_ids(documents)
+        if states:
+            features["stored_ids"], features["stored_mask"] = pad_ids([item.input_ids.tolist() for item in states])
+            features["stored_states"] = nn.utils.rnn.pad_sequence([item.states for item in states], batch_first=True)
+        features["query_index"] = torch.tensor(query_index, dtype=torch.long)
+        features["document_index"] = torch.tensor(document_index, dtype=torch.long)
+        return features
+
+    # ------------------------------------------------------------------------------------------------------------- forward
+
     def forward(self, features: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
-        """Score the pairs of ``preprocess``.
+        """Score the pairs of ``collate``.
 
         Returns:
             ``features`` with ``scores``, ``(pairs, 1)``, float32 logits.
@@ -195,7 +279,10 @@ class MiceTransformer(Transformer):
             ValueError: If ``preprocess`` was given single texts.
         """
         if "query_index" not in features:
-            raise ValueError("Expected (query, document) pairs, got single texts.")
+            raise ValueError(
+                "This is a MICE re-ranker, which scores (query, document) pairs: load it with CrossEncoder, and give "
+                "pairs in place of single texts."
+            )
         queries = self.model.encode_queries(features["query_ids"], features["query_mask"])
         rows, logits = [], []
         offset = 0
@@ -203,24 +290,29 @@ class MiceTransformer(Transformer):
             if f"{kind}_ids" not in features:
                 continue
             lengths = features[f"{kind}_mask"].sum(1)
-            # Documents of like length together: one batch padded to its longest document is mostly padding.
-            for places in lengths.argsort().split(BUCKET_DOCUMENTS):
-                bucket = self._bucket(features, kind, places, int(lengths[places].max()), queries)
-                asked = (features["document_index"].unsqueeze(1) == places + offset).nonzero()  # (pairs, 2): row, place
-                query_index = features["query_index"][asked[:, 0]]
-                if torch.is_grad_enabled() or len(asked) < FAST_DOCUMENTS * len(query_index.unique()):
-                    rows.append(asked[:, 0])
-                    logits.append(self.model.score(queries.select(query_index), bucket.select(asked[:, 1])))
-                    continue
-                documents = bucket.unpad()
-                for query in query_index.unique():
-                    mine = asked[query_index == query]
-                    rows.append(mine[:, 0])
-                    chosen = [documents[place] for place in mine[:, 1].tolist()]
-                    logits.append(self.model.score_documents(queries.select(query.view(1)), chosen).unsqueeze(1))
+            for places in self.like_lengths(lengths.tolist(), documents=BUCKET_DOCUMENTS):
+                chosen = torch.tensor(places, device=lengths.device)
+                bucket = self._bucket(features, kind, chosen, int(lengths[chosen].max()), queries)
+                # (pairs of the bucket, 2): row, place in the bucket
+                pairs = (features["document_index"].unsqueeze(1) == chosen + offset).nonzero()
+                rows.append(pairs[:, 0])
+                logits.append(self._score_bucket(queries, features["query_index"][pairs[:, 0]], bucket, pairs[:, 1]))
             offset += len(lengths)
         features["scores"] = torch.cat(logits)[torch.cat(rows).argsort()]
         return features
+
+    def _score_bucket(self, queries: Any, query_index: Tensor, bucket: Any, places: Tensor) -> Tensor:
+        """Logits ``(p, 1)`` of p pairs: a query of ``queries`` and a document of ``bucket`` each, both padded batches."""
+        asked = query_index.unique()
+        if torch.is_grad_enabled() or len(places) < FAST_DOCUMENTS * len(asked):
+            return self.model(queries=queries.select(query_index), documents=bucket.select(places)).logits
+        documents = bucket.unpad()
+        logits = torch.empty(len(places), 1, device=places.device, dtype=torch.float32)
+        for query in asked:
+            mine = (query_index == query).nonzero().flatten()
+            chosen = [documents[place] for place in places[mine].tolist()]
+            logits[mine, 0] = self.model.score_documents(queries.select(query.view(1)), chosen)
+        return logits
 
     def _bucket(self, features: dict[str, Tensor], kind: str, places: Tensor, longest: int, queries: Any) -> Any:
         """Some of the documents as ``EncodedTexts``, padded to the longest of them."""
@@ -229,3 +321,155 @@ class MiceTransformer(Transformer):
             return self.model.encode_documents(ids, mask)
         states = features["stored_states"][places, :longest].to(queries.states.dtype)
         return type(queries)(states, mask, ids)
+
+    # ------------------------------------------------------------------------------------------------------- states alone
+
+    def like_lengths(
+        self, lengths: Sequence[int], tokens: int | None = None, documents: int | None = None
+    ) -> Iterator[list[int]]:
+        """Positions of texts of like length, longest first: one batch padded to its longest text is mostly padding.
+
+        Args:
+            lengths: Tokens of each text.
+            tokens: Upper bound on padded tokens in one batch; a longer text goes alone. None takes what suits the device.
+            documents: Upper bound on texts in one batch; None for none.
+        """
+        if tokens is None:
+            tokens = CPU_BATCH_TOKENS if self.input_device.type == "cpu" else DEVICE_BATCH_TOKENS
+        order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
+        start = 0
+        while start < len(order):
+            count = max(1, tokens // lengths[order[start]])
+            count = count if documents is None else min(count, documents)
+            yield order[start : start + count]
+            start += count
+
+    @torch.no_grad()
+    def encode_ids(
+        self, ids: Sequence[list[int]], side: str, batch_tokens: int | None = None
+    ) -> Iterator[tuple[list[int], Any]]:
+        """Contextualise tokenised texts, longest first.
+
+        Args:
+            ids: Token ids of each text, special tokens included.
+            side: ``"query"`` or ``"document"``.
+            batch_tokens: Upper bound on padded tokens in one forward pass; a longer text goes alone. None takes what suits
+                the device.
+
+        Yields:
+            The positions of some texts, and these texts as ``EncodedTexts``.
+        """
+        self.eval()
+        encode = self.model.encode_queries if side == "query" else self.model.encode_documents
+        for positions in self.like_lengths(list(map(len, ids)), batch_tokens):
+            input_ids, mask = pad_ids([ids[position] for position in positions])
+            yield positions, encode(input_ids.to(self.input_device), mask.to(self.input_device))
+
+
+# ----------------------------------------------------------------------------------------------------------------- checks
+
+
+def check_vocabulary(tokenizer: Any, vocab_size: int) -> None:
+    """Refuse a tokenizer whose words are not those of a model.
+
+    transformers makes one of five words, without a word of warning, where ``tokenizer.json`` is missing. A vocabulary may be
+    larger than the tokenizer's (padded), but not twice as large.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        vocab_size: Token ids that the model has.
+
+    Raises:
+        ValueError: If it has more words than the model, or fewer than half as many.
+    """
+    if len(tokenizer) > vocab_size or max(tokenizer.get_vocab().values()) >= vocab_size:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens, the model's vocabulary {vocab_size}: "
+            "this is not the model's own tokenizer."
+        )
+    if len(tokenizer) < vocab_size / 2:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens, fewer than half of the model's vocabulary of {vocab_size}: "
+            "this is not the model's own tokenizer, or its tokenizer.json is missing."
+        )
+
+
+def check_tokenizer(tokenizer: Any, config: Any) -> None:
+    """Refuse a tokenizer that is not the model's own.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+        config: A ``MiceConfig``.
+
+    Raises:
+        ValueError: As ``check_vocabulary``, or if it has other special tokens or separators.
+    """
+    check_vocabulary(tokenizer, config.vocab_size)
+    for name in ("cls_token_id", "sep_token_id", "unk_token_id"):
+        theirs, ours = getattr(tokenizer, name, None), getattr(config, name)
+        if theirs != ours and not (name == "unk_token_id" and theirs is None):
+            raise ValueError(
+                f"The tokenizer's {name} is {theirs}, the model's {ours}: this is not the model's own tokenizer."
+            )
+    if (separators := count_pair_separators(tokenizer)) != config.pair_separators:
+        raise ValueError(
+            f"The tokenizer puts {separators} [SEP] between query and document, the model expects "
+            f"{config.pair_separators} (pair_separators): this is not the model's own tokenizer."
+        )
+
+
+def count_pair_separators(tokenizer: Any) -> int:
+    """How many [SEP] a tokenizer puts between query and document: 1, or 2 as RoBERTa's do.
+
+    Raises:
+        ValueError: If its pair encoding is neither ``[CLS] query [SEP] document [SEP]`` nor the same with two.
+    """
+    query, document = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", "b"))
+    pair = tokenizer("a", "b")["input_ids"]
+    cls_id, sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
+    for count in (1, 2):
+        if pair == [cls_id, *query, *[sep_id] * count, *document, sep_id]:
+            return count
+    raise ValueError(
+        f"The tokenizer joins query and document as {tokenizer.convert_ids_to_tokens(pair)}: its separators cannot be "
+        "recognised. MICE reads [CLS] query [SEP] document [SEP], or two [SEP] between."
+    )
+
+
+def is_states(document: Any) -> bool:
+    """Whether a document is given as ``DocumentStates``, whichever copy of that class made it."""
+    return hasattr(document, "states") and hasattr(document, "input_ids")
+
+
+def check_passages(document: Any, row: int, sep_token_id: int) -> None:
+    """Refuse the states of a document that was cut into passages: read as one text they would get a wrong score."""
+    passages = int((document.input_ids == sep_token_id).sum())
+    if passages > 1:
+        raise ValueError(
+            f"pair {row}: the document is made of {passages} passages, which are scored one by one: rank it with "
+            "MiceCrossEncoder of mice-st, or give each passage as a document."
+        )
+
+
+def check_pair(pair: Any, row: int) -> tuple[Any, Any]:
+    """Refuse what is not a pair, naming its row."""
+    if isinstance(pair, (str, bytes)) or not isinstance(pair, Sequence) or len(pair) != 2:
+        raise ValueError(f"pair {row}: expected (query, document), got {pair!r:.80}.")
+    return pair[0], pair[1]
+
+
+def check_text(text: Any, name: str, window: int | None = None) -> None:
+    """Refuse what is not text, or cannot be encoded as UTF-8 within its first ``window`` characters."""
+    if not isinstance(text, str):
+        raise ValueError(f"{name} is of type {type(text).__name__}, not a string.")
+    try:
+        text[:window].encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} holds a lone surrogate at character {error.start}.") from error
+
+
+def pad_ids(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Ragged token ids to ``input_ids`` ``(n, longest)``, int64, and their mask, bool."""
+    ids = nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
