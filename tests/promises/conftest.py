@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import CrossEncoder
-from transformers import PreTrainedTokenizerFast
 
 from mice_st import MiceCrossEncoder, convert
 
@@ -80,12 +79,15 @@ def base_scores(mice: MiceCrossEncoder) -> np.ndarray:
     return padded_scores(mice)
 
 
+@pytest.fixture(scope="session")
+def fork_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+    """``fork_python(code, *arguments, without_mice_st)``: what a process prints that has loaded the libraries alone."""
+    from tests.promises.fresh_loads import FreshProcesses
+
+    with FreshProcesses(tmp_path_factory.mktemp("forked")) as processes:
+        yield processes.run
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture
-def words(tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """The vocabulary, by id."""
-    return tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))

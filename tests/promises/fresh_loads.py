@@ -1,26 +1,24 @@
-"""Loads of a model, each in a process of its own, that do not pay for importing torch each time.
+"""Code in processes that have just started, without paying for the import of torch each time.
 
 Run as a script it is a process that has imported the libraries and nothing else; for each line of JSON on its standard input it forks,
-and the child loads the model as a process does that has just started: no module of remote code, no connection, no client.
+and the child runs the code as a process does that has just started: no module of remote code, no connection, no client.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-WAYS = ("AutoModelForSequenceClassification", "CrossEncoder", "MiceCrossEncoder")
 
 
-class FreshLoads:
-    """The process, started with ``with``.
+class FreshProcesses:
+    """The process that forks, started with ``with``.
 
     Args:
         folder: For caches; empty.
@@ -29,7 +27,7 @@ class FreshLoads:
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
-        caches = {"HF_HOME": str(folder / "hf"), "HF_MODULES_CACHE": str(folder / "modules")}
+        caches = {"HF_HOME": str(folder / "hf"), "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen(
             [sys.executable, __file__],
             env={**os.environ, **caches, **environment},
@@ -38,7 +36,7 @@ class FreshLoads:
             text=True,
         )
 
-    def __enter__(self) -> FreshLoads:
+    def __enter__(self) -> FreshProcesses:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -50,33 +48,36 @@ class FreshLoads:
         for path in self.folder.iterdir():
             shutil.rmtree(path)
 
-    def scores(self, way: str, source: str, pairs: Sequence[tuple[str, str]]) -> list[float] | str:
-        """Scores of the pairs, or the error that loading or scoring ended in, as ``Type: message``."""
+    def run(self, code: str, *arguments: str | Path, without_mice_st: bool) -> str:
+        """What the code prints, with these arguments.
+
+        Raises:
+            RuntimeError: If it ends in an error; the message is ``Type: message``.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(json.dumps([way, source, list(pairs)]), file=self.process.stdin, flush=True)
-        answer = json.loads(self.process.stdout.readline())
-        return answer
+        task = json.dumps([code, list(map(str, arguments)), without_mice_st])
+        self.process.stdin.write(task + "\n")
+        self.process.stdin.flush()
+        printed, error = json.loads(self.process.stdout.readline())
+        if error is not None:
+            raise RuntimeError(error)
+        return printed
 
 
-def load_and_score(way: str, source: str, pairs: Sequence[tuple[str, str]]) -> list[float]:
-    """What a user of each way types."""
-    pairs = [(query, document) for query, document in pairs]
-    if way == "MiceCrossEncoder":
-        from mice_st import MiceCrossEncoder
-
-        return MiceCrossEncoder(source, device="cpu").predict(pairs).tolist()
-    sys.modules["mice_st"] = None  # type: ignore[assignment]  # where it is not installed
-    if way == "CrossEncoder":
-        from sentence_transformers import CrossEncoder
-
-        return CrossEncoder(source, trust_remote_code=True, device="cpu").predict(pairs).tolist()
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
-    network = AutoModelForSequenceClassification.from_pretrained(source, trust_remote_code=True).eval()
-    encoding = tokenizer(*map(list, zip(*pairs, strict=True)), padding=True, return_tensors="pt")
-    return network(**encoding).logits.squeeze(-1).tolist()
+def run_code(code: str, arguments: list[str], without_mice_st: bool) -> tuple[str, str | None]:
+    """In the child: what the code prints, and the error that it ends in."""
+    sys.argv = ["script.py", *arguments]
+    sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 (until the child ends; a question is a failure)
+    if without_mice_st:
+        sys.modules["mice_st"] = None  # type: ignore[assignment]  # where it is not installed
+    printed, error = io.StringIO(), None
+    with contextlib.redirect_stdout(printed):
+        try:
+            exec(compile(code, "script.py", "exec"), {"__name__": "__main__"})
+        except BaseException as raised:  # the answer is the error, whatever it is
+            error = f"{type(raised).__name__}: {raised}"
+    return printed.getvalue(), error
 
 
 def serve() -> None:
@@ -87,17 +88,13 @@ def serve() -> None:
 
     torch.set_num_threads(1)
     time.sleep = lambda _seconds: None  # a server that is gone stays gone, however long a client waits between attempts
-    answers = os.dup(1)
-    os.dup2(2, 1)  # what the libraries print is no answer
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what is printed past Python is no answer
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            answer: Any
-            try:
-                answer = load_and_score(*json.loads(line))
-            except BaseException as error:  # the answer is the error, whatever it is
-                answer = f"{type(error).__name__}: {error}"
-            os.write(answers, (json.dumps(answer) + "\n").encode())
+            answers.write(json.dumps(run_code(*json.loads(line))) + "\n")
+            answers.flush()
             os._exit(0)
         os.waitpid(child, 0)
 

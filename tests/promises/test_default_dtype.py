@@ -57,7 +57,7 @@ print(json.dumps(found))
     ("folder", "code", "at_load"),
     [
         ("mice_folder", "published", "bfloat16"),
-        ("mice_folder", "installed", "float64"),
+        pytest.param("mice_folder", "installed", "float64", marks=pytest.mark.slow),
         pytest.param("max_sim_folder", "published", "float64", marks=pytest.mark.slow),
         pytest.param("max_sim_folder", "installed", "bfloat16", marks=pytest.mark.slow),
         pytest.param("modernbert_folder", "published", "float32", marks=pytest.mark.slow),

@@ -128,10 +128,10 @@ except ValueError as error:
 @pytest.mark.parametrize("kind", ["AutoModel", "SentenceTransformer"])
 @pytest.mark.parametrize("without_mice_st", [True, False], ids=["published code", "installed code"])
 def test_other_classes_work_or_say_what_the_folder_is(
-    run_python: Callable[..., str], mice_folder: Path, kind: str, without_mice_st: bool
+    fork_python: Callable[..., str], mice_folder: Path, kind: str, without_mice_st: bool
 ) -> None:
     code = OPEN if without_mice_st else "import mice_st\nmice_st.MiceCrossEncoder\n" + OPEN
-    printed = run_python(code, mice_folder, kind, without_mice_st=without_mice_st)
+    printed = fork_python(code, mice_folder, kind, without_mice_st=without_mice_st)
     made, answer = json.loads(printed.splitlines()[-1])
     if made == "ValueError":
         assert "MICE" in answer

@@ -47,7 +47,7 @@ def test_a_saved_folder_keeps_requirements_and_code(
 
 
 def test_what_a_user_of_published_code_saves_keeps_them_too(
-    run_python: Callable[..., str], mice_folder: Path, mice: MiceCrossEncoder, tmp_path: Path
+    fork_python: Callable[..., str], mice_folder: Path, mice: MiceCrossEncoder, tmp_path: Path
 ) -> None:
     code = """
 import json, sys
@@ -56,7 +56,7 @@ model = CrossEncoder(sys.argv[1], trust_remote_code=True, device="cpu")
 model.save_pretrained(sys.argv[2])
 print(json.dumps(CrossEncoder(sys.argv[2], trust_remote_code=True, device="cpu").predict(json.loads(sys.argv[3])).tolist()))
 """
-    printed = run_python(code, mice_folder, tmp_path / "again", json.dumps(pairs()), without_mice_st=True)
+    printed = fork_python(code, mice_folder, tmp_path / "again", json.dumps(pairs()), without_mice_st=True)
     np.testing.assert_allclose(json.loads(printed.splitlines()[-1]), mice.predict(pairs()), atol=1e-5)
     settings = json.loads((tmp_path / "again" / "config_sentence_transformers.json").read_text())
     assert set(settings["requirements"]) == {"sentence-transformers", "transformers"}
@@ -79,12 +79,12 @@ def assert_card_of_mice(folder: Path) -> str:
     return block
 
 
-def test_the_example_of_the_card_runs(load_either: Load, run_python: Callable[..., str], tmp_path: Path) -> None:
+def test_the_example_of_the_card_runs(load_either: Load, fork_python: Callable[..., str], tmp_path: Path) -> None:
     """Both ways of saving, one process for each: where the folder lies is not for the card to know."""
     load_either().save_pretrained(str(tmp_path / "saved"))
     block = assert_card_of_mice(tmp_path / "saved")
     code = "import os, sys\nos.chdir(sys.argv[1])\n" + block
-    printed = run_python(code, tmp_path / "saved", without_mice_st=True)
+    printed = fork_python(code, tmp_path / "saved", without_mice_st=True)
     scores = [float(line.split()[0]) for line in printed.splitlines()[-3:]]
     assert len(scores) == 3
     assert scores == sorted(scores, reverse=True)

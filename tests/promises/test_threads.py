@@ -119,7 +119,7 @@ def test_models_that_load_at_once_have_their_own_dtype(mice_folder: Path, tmp_pa
         assert configured in (expected, str(expected).removeprefix("torch."))
 
 
-def test_two_threads_load_the_published_code_at_once(run_python: Callable[..., str], mice_folder: Path) -> None:
+def test_two_threads_load_the_published_code_at_once(fork_python: Callable[..., str], mice_folder: Path) -> None:
     """As a server does that warms two workers: dynamic modules are written once and read whole."""
     code = """
 import sys, threading
@@ -135,4 +135,4 @@ with ThreadPoolExecutor(2) as pool:
 assert len(found) == 1, found
 print(found)
 """
-    assert "torch.float32" in run_python(code, mice_folder, without_mice_st=True)
+    assert "torch.float32" in fork_python(code, mice_folder, without_mice_st=True)
