@@ -150,21 +150,16 @@ def complete_hub_folder(folder: Path, model_name: str | None = None, create_mode
         (folder / name).unlink(missing_ok=True)
     for name in code_files():
         shutil.copyfile(MODELING / name, folder / name)
-    # transformers writes one entry for each class; AutoModel without one calls a MICE config unrecognised.
+    # transformers writes one entry for each class; AutoModel without one calls a config of MICE unrecognised.
     model = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}  # an adapter alone has none
     if "AutoModelForSequenceClassification" in model.get("auto_map", {}):
-        model["auto_map"]["AutoModel"] = model["auto_map"]["AutoModelForSequenceClassification"]
+        model["auto_map"]["AutoModel"] = "modeling_mice.MiceModel"  # which says what the folder holds
         write_json(folder / CONFIG_FILE, model)
     modules = read_json(folder / "modules.json")
     modules[0]["type"] = MODULE_REFERENCE
     write_json(folder / "modules.json", modules)
     config = read_json(folder / "config_sentence_transformers.json")
     write_json(folder / "config_sentence_transformers.json", config | {"requirements": REQUIREMENTS})
-    config = read_json(folder / "config.json")
-    config["auto_map"]["AutoModel"] = config["auto_map"][
-        "AutoModelForSequenceClassification"
-    ]  # the re-ranker is all there is
-    write_json(folder / "config.json", config)
     tokenizer = read_json(folder / "tokenizer_config.json")
     for leaked in ("is_local", "local_files_only"):  # how transformers loaded it, not what it is
         tokenizer.pop(leaked, None)

@@ -102,7 +102,7 @@ def replace(released: Path, saved: Path) -> None:
         record = write_record(built)
         shutil.copyfile(built / VERIFICATION_FILE, released / VERIFICATION_FILE)
     tag = f"v{read_card_facts(released).version or FIRST_VERSION}"
-    card = render_card(released, f"org/{released.name}", tag, record)
+    card = render_card(released, f"mice-st/{released.name}", tag, record)
     card.write(released)
 
 
