@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
+from tqdm.std import tqdm as plain_tqdm
 
 from mice_st.files import read_json, write_json
 from mice_st.loading import model_hash
@@ -232,6 +234,8 @@ _worker: dict[str, Teachers] = {}
 
 
 def _start_worker(job: LabelJob, places: Any) -> None:
+    # tqdm's own lock is a semaphore between processes, which would outlive a worker that is terminated.
+    plain_tqdm.set_lock(threading.RLock())
     place = places.get()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.processes))
     device = job.device

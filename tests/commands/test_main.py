@@ -233,7 +233,8 @@ def test_ctrl_c_is_one_line_at_any_moment(delay: float, mice_folder: Path, tmp_p
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=60)
-    assert process.returncode == 130, printed
+    # -2 where Ctrl-C met an exec() of a string, as in dataclasses: CPython then ends itself by the signal. A shell shows 130 for both.
+    assert process.returncode in (130, -signal.SIGINT), printed
     lines = [line for line in printed.splitlines() if "torchao" not in line and "pytree" not in line]
     assert len(lines) == 1, printed
     assert lines[0].startswith("mice-st encode: interrupted")

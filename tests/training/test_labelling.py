@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -292,3 +296,27 @@ def test_a_store_needs_one_mice_among_the_teachers(
         )
         with pytest.raises(ValueError, match=f"stored_states_file: needs one MICE among the teachers, got {count}"):
             label(made)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_processes_with_one_line(mice_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS * 5000)))
+    words = ["--teacher", str(mice_folder), "--data", "rows.jsonl", "--output", "out.jsonl", "--device", "cpu"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mice_st", "label", *words, "--processes", "2", "--shard-rows", "4"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C goes to a whole group of processes
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"},
+    )
+    parts = tmp_path / "out.jsonl.parts"
+    while process.poll() is None and not list(parts.glob("*.jsonl")):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT), printed
+    lines = [line for line in printed.splitlines() if "torchao" not in line and "pytree" not in line]
+    assert len(lines) == 1, printed
+    assert "interrupted; " in lines[0]
+    assert f"finished parts lie in {parts.name}, the same command goes on from there" in lines[0]
