@@ -340,16 +340,16 @@ class MiceCrossEncoder(CrossEncoder):
         for text, ids in zip(texts, tokenize_documents(self.module, texts, overlap, names, max_length), strict=True):
             places[text] = range(len(passages), len(passages) + len(ids))
             passages += ids
-        asked: list[list[tuple[int, int]]] = [[] for _ in passages]  # passage -> (query, row of the pair)
+        requests: list[list[tuple[int, int]]] = [[] for _ in passages]  # passage -> (query, row of the pair)
         for row, (query, document) in enumerate(pairs):
             key = id(document) if is_states(document) else document
             if key not in places:
                 parts = split_passages(document, self.mice.config.sep_token_id)
                 places[key] = range(len(passages), len(passages) + len(parts))
                 passages += parts
-                asked += [[] for _ in parts]
+                requests += [[] for _ in parts]
             for place in places[key]:
-                asked[place].append((queries.setdefault(query, len(queries)), row))
+                requests[place].append((queries.setdefault(query, len(queries)), row))
         query_ids = self.module.tokenize_side(list(queries), "query")
         self.module.report_cut_texts()
         scores = torch.full((len(pairs),), -torch.inf, dtype=torch.float32, device=self.module.input_device)
@@ -358,22 +358,22 @@ class MiceCrossEncoder(CrossEncoder):
             for block in token_blocks(
                 sorted(range(len(passages)), key=lambda place: -lengths[place]), lengths, BLOCK_TOKENS
             ):
-                features, rows = self._collate_block(block, passages, asked, query_ids)
+                features, rows = self._collate_block(block, passages, requests, query_ids)
                 logits = self(batch_to_device(features, scores.device))["scores"].squeeze(-1)
                 scores.scatter_reduce_(0, rows.to(scores.device), logits, "amax")
                 progress.update(sum(lengths[place] for place in block))
         return scores
 
     def _collate_block(
-        self, block: list[int], passages: list[Any], asked: list[list[tuple[int, int]]], query_ids: list[list[int]]
+        self, block: list[int], passages: list[Any], requests: list[list[tuple[int, int]]], query_ids: list[list[int]]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """What ``forward`` reads of some passages, with the queries that ask for them; and the row of each pair, ``(p,)``."""
+        """The input of ``forward`` for some passages, with the queries that ask for them; and the row of each pair, ``(p,)``."""
         texts = [place for place in block if not is_states(passages[place])]
         states = [place for place in block if is_states(passages[place])]
         queries: dict[int, int] = {}
         query_index, document_index, rows = [], [], []
         for position, place in enumerate([*texts, *states]):
-            for query, row in asked[place]:
+            for query, row in requests[place]:
                 query_index.append(queries.setdefault(query, len(queries)))
                 document_index.append(position)
                 rows.append(row)

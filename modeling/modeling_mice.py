@@ -227,7 +227,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         return embeddings
 
     def document_modules(self) -> dict[str, nn.Module]:
-        """What documents pass through on the way to their states, by name; queries may pass through it as well."""
+        """The modules that documents pass through on the way to their states, by name; queries may pass through them as well."""
         modules: dict[str, nn.Module] = {"backbone": self.backbone}
         if self.document_backbone is not None:
             modules = {"document_backbone": self.document_backbone}
@@ -332,7 +332,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
             )
 
     def _text_mask(self, attention_mask: Tensor, side: str) -> Tensor:
-        """What the tokens of texts ``(N, S)`` read of their own text while they are contextualised, ``(N, 1, S, S)``."""
+        """Which tokens of texts ``(N, S)`` read which of their own text while they are contextualised, ``(N, 1, S, S)``."""
         mask3 = self.config.mask3_frame
         return text_attention_mask(
             attention_mask, attends_cls=not mask3 or side == "document", sep_attends_itself_alone=mask3
@@ -416,7 +416,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         return torch.cat([cls_row, rows[..., 1:, :]], dim=-2)
 
     def layer_states(self, states: Tensor | None, index: int) -> Tensor | None:
-        """What interaction layer ``index`` reads of ``states`` ``(..., s)``: a view, ``(..., h)``.
+        """The part of ``states`` ``(..., s)`` that interaction layer ``index`` reads: a view, ``(..., h)``.
 
         A last layer that reads nothing gets what the one before it reads.
         """

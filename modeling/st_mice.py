@@ -303,12 +303,12 @@ class MiceTransformer(Transformer):
 
     def _score_bucket(self, queries: Any, query_index: Tensor, bucket: Any, places: Tensor) -> Tensor:
         """Logits ``(p, 1)`` of p pairs: a query of ``queries`` and a document of ``bucket`` each, both padded batches."""
-        asked = query_index.unique()
-        if torch.is_grad_enabled() or len(places) < FAST_DOCUMENTS * len(asked):
+        distinct = query_index.unique()
+        if torch.is_grad_enabled() or len(places) < FAST_DOCUMENTS * len(distinct):
             return self.model(queries=queries.select(query_index), documents=bucket.select(places)).logits
         documents = bucket.unpad()
         logits = torch.empty(len(places), 1, device=places.device, dtype=torch.float32)
-        for query in asked:
+        for query in distinct:
             mine = (query_index == query).nonzero().flatten()
             chosen = [documents[place] for place in places[mine].tolist()]
             logits[mine, 0] = self.model.score_documents(queries.select(query.view(1)), chosen)

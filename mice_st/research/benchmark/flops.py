@@ -133,38 +133,35 @@ class Interaction:
         )
 
 
-def fast_interaction(
-    interaction: Interaction, query: int, lengths: Sequence[int], absorbed: bool, stored_keys: bool = False
-) -> int:
+def fast_interaction(interaction: Interaction, query: int, lengths: Sequence[int], absorbed: bool) -> int:
     """Operations of the interaction layers in the fast path, for one query and documents of these lengths.
 
-    Source: the statements of ``modeling/interaction.py``. Per document, layer and asking row r: absorbed attention costs
+    Source: the statements of ``modeling/interaction_mice.py``. Per document, layer and reading row r: absorbed attention costs
     ``4 H n w`` (logits and means of states) and ``2 w^2`` (values); projected attention ``4 n w``, and ``4 n w^2`` for
-    keys and values that are not stored. The first layer's part that depends on the query alone counts once.
+    keys and values. The first layer's part that depends on the query alone counts once.
 
     Args:
         interaction: The interaction layers.
         query: Tokens of the query, q.
         lengths: Tokens of each document.
         absorbed: Whether projections are absorbed into the query.
-        stored_keys: Whether keys and values are stored.
     """
     shape = interaction.shape
     w, heads = shape.width, shape.heads
-    ask = (4 if absorbed else 2) * w * w  # per row: W_Q, and W_K where absorbed
+    projection = (4 if absorbed else 2) * w * w  # per row: W_Q, and W_K where absorbed
     count, tokens = len(lengths), sum(lengths)
     total = 0
     for index in range(interaction.layers):
         first, last = index == 0, index == interaction.layers - 1
         kept = 1 if last else query
         rows = query if interaction.cross_first else kept  # that pass through the cross-attention
-        asking = rows - interaction.blind_rows
+        readers = rows - interaction.blind_rows
         total += (1 if first and not interaction.cross_first else count) * _self_attention(shape, query, kept)
-        total += (1 if first else count) * asking * ask
+        total += (1 if first else count) * readers * projection
         if absorbed:
-            total += asking * (4 * heads * tokens * w + count * 2 * w * w)
-        elif asking:
-            total += asking * 4 * tokens * w + (0 if stored_keys else 4 * tokens * w * w)
+            total += readers * (4 * heads * tokens * w + count * 2 * w * w)
+        elif readers:
+            total += readers * 4 * tokens * w + 4 * tokens * w * w
         # [CLS] that reads no document goes through the first layer once for all of them, and its context is zero.
         shared = interaction.blind_rows if first and not interaction.cross_first else 0
         total += count * (rows - shared) * 2 * w * w  # output projection
@@ -173,7 +170,7 @@ def fast_interaction(
 
 
 def _self_attention(shape: Shape, query: int, kept: int) -> int:
-    """Query self-attention; where only [CLS] is kept its row alone asks, absorbed."""
+    """Query self-attention; where only [CLS] is kept its row alone reads, absorbed."""
     w = shape.width
     if kept == 1:
         return 8 * w * w + 4 * shape.heads * query * w
