@@ -160,11 +160,6 @@ def complete_hub_folder(folder: Path, model_name: str | None = None, create_mode
     write_json(folder / "modules.json", modules)
     config = read_json(folder / "config_sentence_transformers.json")
     write_json(folder / "config_sentence_transformers.json", config | {"requirements": REQUIREMENTS})
-    config = read_json(folder / "config.json")
-    config["auto_map"]["AutoModel"] = config["auto_map"][
-        "AutoModelForSequenceClassification"
-    ]  # the re-ranker is all there is
-    write_json(folder / "config.json", config)
     tokenizer = read_json(folder / "tokenizer_config.json")
     for leaked in ("is_local", "local_files_only"):  # how transformers loaded it, not what it is
         tokenizer.pop(leaked, None)
