@@ -546,7 +546,7 @@ class MiceMaxSimResidual(nn.Module):
     def __init__(self, config: MiceConfig) -> None:
         super().__init__()
         self.special_ids = (config.cls_token_id, config.sep_token_id)
-        self.unk_token_id = config.unk_token_id
+        self.config = config
         self.log_scale = nn.Parameter(torch.full((1,), math.log(self.SCALE)))
         self.log_weights = nn.Parameter(torch.zeros(config.vocab_size))
         self.match_bonus = nn.Parameter(torch.full((1,), self.MATCH_BONUS))
@@ -578,8 +578,8 @@ class MiceMaxSimResidual(nn.Module):
             Its cosine, and the bonus where it is the same token, ``(..., Q)``. Two unknown words are not the same one.
         """
         is_match = query_ids.unsqueeze(-1) == document_ids.unsqueeze(-2)
-        if self.unk_token_id is not None:
-            is_match &= (query_ids != self.unk_token_id).unsqueeze(-1)
+        if self.config.unk_token_id is not None:
+            is_match &= (query_ids != self.config.unk_token_id).unsqueeze(-1)
         return (cosines + self.match_bonus.float() * is_match).amax(-1)
 
     def combine(self, weights: Tensor, best: Tensor, document_mean: Tensor) -> Tensor:

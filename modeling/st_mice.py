@@ -55,6 +55,7 @@ class MiceTransformer(Transformer):
         kwargs["module_output_name"] = "scores"
         super().__init__(model_name_or_path, **kwargs)
         check_tokenizer(self.tokenizer, self.model.config)
+        self.model.config.unk_token_id = self.tokenizer.unk_token_id  # which folders of earlier versions do not say
         self._tokenizer_copy: tuple[Any, int, Tokenizer] | None = None
         self._cuts_lock = threading.Lock()
         self.cut_texts = {"query": 0, "document": 0}
@@ -405,9 +406,9 @@ def check_tokenizer(tokenizer: Any, config: Any) -> None:
         ValueError: As ``check_vocabulary``, or if it has other special tokens or separators.
     """
     check_vocabulary(tokenizer, config.vocab_size)
-    for name in ("cls_token_id", "sep_token_id", "unk_token_id"):
+    for name in ("cls_token_id", "sep_token_id"):
         theirs, ours = getattr(tokenizer, name, None), getattr(config, name)
-        if theirs != ours and not (name == "unk_token_id" and theirs is None):
+        if theirs != ours:
             raise ValueError(
                 f"The tokenizer's {name} is {theirs}, the model's {ours}: this is not the model's own tokenizer."
             )

@@ -162,9 +162,9 @@ def fast_interaction(interaction: Interaction, query: int, lengths: Sequence[int
             total += readers * (4 * heads * tokens * w + count * 2 * w * w)
         elif readers:
             total += readers * 4 * tokens * w + 4 * tokens * w * w
-        # [CLS] that reads no document goes through the first layer once for all of them, and its context is zero.
+        # [CLS] that reads no document goes through the first layer once for all of them.
         shared = interaction.blind_rows if first and not interaction.cross_first else 0
-        total += count * (rows - shared) * 2 * w * w  # output projection
+        total += (count * (rows - shared) + shared) * 2 * w * w  # output projection
         total += (count * (kept - shared) + shared) * 4 * w * shape.inner
     return total + count * (2 * w + (2 * w * w if interaction.pooler else 0))
 

@@ -57,8 +57,8 @@ def test_the_convention_fits_every_published_share(
 def test_fast_interaction_by_hand() -> None:
     # self_first, [CLS] blind, two layers, query of 2, one document of 3 tokens, absorbed; w = 2, H = 1, f = 3.
     interaction = flops.Interaction(TINY, layers=2, cross_first=False, blind_rows=1, pooler=False)
-    # The blind [CLS] goes through the first layer's feed-forward, but needs no output projection: its context is zero.
-    first = (8 * 2 * 4 + 4 * 4 * 2) + 16 + (4 * 3 * 2 + 2 * 4) + 1 * 8 + 2 * 4 * 2 * 3
+    # The blind [CLS] goes through the first layer's output projection and feed-forward, too, once for all documents.
+    first = (8 * 2 * 4 + 4 * 4 * 2) + 16 + (4 * 3 * 2 + 2 * 4) + 2 * 8 + 2 * 4 * 2 * 3
     last = (8 * 4 + 4 * 1 * 2 * 2) + 0 + 8 + 4 * 2 * 3
     assert flops.fast_interaction(interaction, 2, [3], absorbed=True) == first + last + 2 * 2
 
