@@ -386,16 +386,20 @@ class MiceCrossEncoder(CrossEncoder):
         )
         return features, torch.tensor(rows, dtype=torch.long)
 
-    def save(self, path: str, *args: Any, **kwargs: Any) -> None:
+    def save(
+        self, path: str, model_name: str | None = None, create_model_card: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
         """Save the folder that goes to the Hub: weights, tokenizer, configs and the modelling code itself.
 
         Args:
             path: Folder, made where it is missing.
+            model_name: Hub id that the card's example loads; None loads the folder itself.
+            create_model_card: Write a card; one of the user's own that the model was loaded with is kept.
             *args: As for ``CrossEncoder.save``.
             **kwargs: As for ``CrossEncoder.save``.
         """
-        super().save(path, *args, **kwargs)
-        complete_hub_folder(Path(path))
+        super().save(path, model_name, create_model_card, *args, **kwargs)
+        complete_hub_folder(Path(path), model_name, create_model_card)
 
     def _load_module_class_from_ref(self, class_ref: str, *args: Any, **kwargs: Any) -> type:
         # sentence-transformers would ask for trust_remote_code; the installed code is the same and already trusted.

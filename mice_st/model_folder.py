@@ -8,7 +8,6 @@ no time, no user and no absolute path.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -25,11 +24,12 @@ import mice_st.modeling
 from mice_st.data.wheels import BACKBONE_NAME, is_backbone
 from mice_st.files import read_json, sha256_of, write_json
 from mice_st.modeling.configuration_mice import MiceConfig
+from mice_st.modeling.modeling_mice import remove_stale_weights
+from mice_st.modeling.st_mice import REQUIREMENTS
 
 MODULE_REFERENCE = "st_mice.MiceTransformer"  # flat: the file lies beside the weights
 PROVENANCE_FILE = "training.json"
 PACKAGES = ("mice-st", "sentence-transformers", "transformers", "torch")
-REQUIREMENTS = {"sentence-transformers": ">=5.4", "transformers": ">=5"}
 
 MODELING = Path(mice_st.modeling.__file__).parent
 # Modelling files of 0.1: a folder that is saved again does not keep them beside those that took their place.
@@ -56,9 +56,6 @@ FORMER_CODE = {
 }
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 CARD_FILE = "README.md"
 CARD_MARK = "<!-- Written with the model by mice-st; every save writes it anew. -->"
@@ -165,27 +162,6 @@ def complete_hub_folder(folder: Path, model_name: str | None = None, create_mode
         tokenizer.pop(leaked, None)
     tokenizer["split_special_tokens"] = True  # a text like "[SEP]" is text, for whoever tokenises
     write_json(folder / "tokenizer_config.json", tokenizer)
-
-
-def remove_stale_weights(folder: Path) -> None:
-    """Remove weights of an earlier save in another layout, which the next load would take, or look for.
-
-    transformers writes shards beside a ``model.safetensors`` that lies there, and reads that file first; and it leaves the index
-    of shards that it removes. Whichever layout was saved last, all of its files are there.
-    """
-    index = folder / INDEX_FILE
-    if not index.is_file():
-        return
-    named = set(read_json(index)["weight_map"].values())
-    shards = {path.name for path in folder.iterdir() if SHARD.fullmatch(path.name)}
-    if named <= shards:
-        stale = {WEIGHTS_FILE, *(shards - named)}
-    elif (folder / WEIGHTS_FILE).is_file():
-        stale = {INDEX_FILE, *shards}
-    else:
-        raise FileNotFoundError(f"{index}: names {sorted(named - shards)[0]}, which is not there")
-    for name in stale:
-        (folder / name).unlink(missing_ok=True)
 
 
 def write_folder_card(folder: Path, model_name: str | None = None) -> None:

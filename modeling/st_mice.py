@@ -9,8 +9,10 @@ classes. And it raises ValueError only: sentence-transformers answers a TypeErro
 ``preprocess`` by calling again without the prompt.
 """
 
+import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+REQUIREMENTS = {"sentence-transformers": ">=5.4", "transformers": ">=5"}  # checked before any of this code is loaded
 
 # A token of real text is 4 to 5 characters long; the rest of a longer text cannot reach the model's window.
 CHARACTERS_PER_TOKEN = 64
@@ -71,6 +75,23 @@ class MiceTransformer(Transformer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._cuts_lock = threading.Lock()
+
+    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
+        """As in sentence-transformers, whichever class saves: the folder keeps what it requires, and how it is to be tokenised."""
+        super().save(output_path, *args, **kwargs)
+        for name, fields in (
+            ("config_sentence_transformers.json", {"requirements": REQUIREMENTS}),
+            (
+                "tokenizer_config.json",
+                {"split_special_tokens": True},
+            ),  # a text like "[SEP]" is text, for whoever tokenises
+        ):
+            path = Path(output_path) / name
+            if path.is_file():
+                settings = json.loads(path.read_text(encoding="utf-8")) | fields
+                for leaked in ("is_local", "local_files_only"):  # how transformers loaded it, not what it is
+                    settings.pop(leaked, None)
+                path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @property
     def max_seq_length(self) -> int:

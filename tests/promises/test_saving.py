@@ -19,7 +19,8 @@ from sentence_transformers import CrossEncoder
 from transformers import AutoModelForSequenceClassification
 
 from mice_st import MiceCrossEncoder, convert
-from mice_st.model_folder import INDEX_FILE, WEIGHTS_FILE, code_files, complete_hub_folder, remove_stale_weights
+from mice_st.model_folder import code_files, complete_hub_folder
+from mice_st.modeling.modeling_mice import INDEX_FILE, WEIGHTS_FILE, remove_stale_weights
 from tests.promises.one_score import QUERY, assert_one_score, make_documents
 
 Load = Callable[..., CrossEncoder]
