@@ -37,7 +37,7 @@ def test_the_saved_folder_is_the_hub_repository(mice_folder: Path, hub_files: se
     assert config["backbone_config"]["model_type"] == "bert"
     assert config["auto_map"] == {
         "AutoConfig": "configuration_mice.MiceConfig",
-        "AutoModel": "modeling_mice.MiceForSequenceClassification",
+        "AutoModel": "modeling_mice.MiceModel",
         "AutoModelForSequenceClassification": "modeling_mice.MiceForSequenceClassification",
     }
     assert [module["type"] for module in read(mice_folder, "modules.json")] == ["st_mice.MiceTransformer"]

@@ -182,7 +182,7 @@ class QueryTokens(NamedTuple):
 
 
 class PreparedQuery(NamedTuple):
-    """What the documents of one query share.
+    """Everything that the documents of one query share.
 
     Attributes:
         rows: ``(Q, h)``: the query's rows as the first layer's cross-attention finds them.
@@ -312,7 +312,7 @@ def score_chunk(model: Any, query: PreparedQuery, chunk: Chunk) -> Tensor:
 
 
 def _layer_states(model: Any, chunk: Chunk, index: int) -> Sequence[Tensor]:
-    """What layer ``index`` reads of each document, ``(n, h)``; with Mask3's frame that is not its [SEP]."""
+    """The states of each document that layer ``index`` reads, ``(n, h)``; with Mask3's frame that is not its [SEP]."""
     states = chunk.states
     if model.config.document_states == "per_layer":
         states = [model.layer_states(document, index) for document in states]

@@ -83,7 +83,7 @@ class EncodedTexts(NamedTuple):
 
 
 def text_attention_mask(attention_mask: Tensor, attends_cls: bool, sep_attends_itself_alone: bool) -> Tensor:
-    """What the tokens of a text read of their own text.
+    """Which tokens of a text read which of their own text.
 
     Args:
         attention_mask: ``(N, S)``, bool, True at tokens.
@@ -105,7 +105,7 @@ def text_attention_mask(attention_mask: Tensor, attends_cls: bool, sep_attends_i
 
 
 def document_attention_mask(query_mask: Tensor, document_mask: Tensor, config: MiceConfig) -> Tensor:
-    """What the query's tokens read of the document.
+    """Which tokens of the query read which of the document.
 
     Args:
         query_mask: ``(B, Q)``, bool, True at tokens.
@@ -546,7 +546,7 @@ class MiceMaxSimResidual(nn.Module):
     def __init__(self, config: MiceConfig) -> None:
         super().__init__()
         self.special_ids = (config.cls_token_id, config.sep_token_id)
-        self.unk_token_id = config.unk_token_id
+        self.config = config
         self.log_scale = nn.Parameter(torch.full((1,), math.log(self.SCALE)))
         self.log_weights = nn.Parameter(torch.zeros(config.vocab_size))
         self.match_bonus = nn.Parameter(torch.full((1,), self.MATCH_BONUS))
@@ -561,7 +561,7 @@ class MiceMaxSimResidual(nn.Module):
         )
 
     def weigh(self, queries: EncodedTexts) -> Tensor:
-        """What each query token counts, ``(B, Q)``, float32, with sum 1, or 0 without a token that counts."""
+        """Weight of each query token, ``(B, Q)``, float32, with sum 1, or 0 without a token that counts."""
         counts = queries.attention_mask & ~is_one_of(queries.input_ids, self.special_ids)
         weights = self.log_weights.float()[queries.input_ids].exp() * counts
         return weights / weights.sum(-1, keepdim=True).clamp(min=1e-12)
@@ -578,8 +578,8 @@ class MiceMaxSimResidual(nn.Module):
             Its cosine, and the bonus where it is the same token, ``(..., Q)``. Two unknown words are not the same one.
         """
         is_match = query_ids.unsqueeze(-1) == document_ids.unsqueeze(-2)
-        if self.unk_token_id is not None:
-            is_match &= (query_ids != self.unk_token_id).unsqueeze(-1)
+        if self.config.unk_token_id is not None:
+            is_match &= (query_ids != self.config.unk_token_id).unsqueeze(-1)
         return (cosines + self.match_bonus.float() * is_match).amax(-1)
 
     def combine(self, weights: Tensor, best: Tensor, document_mean: Tensor) -> Tensor:

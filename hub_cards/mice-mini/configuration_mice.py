@@ -98,7 +98,7 @@ BACKBONES: dict[str, BackboneFacts] = {
 
 
 class LayerSettings(NamedTuple):
-    """What the blocks of an interaction layer take from the backbone's config, under one name for all backbones."""
+    """Settings of the blocks of an interaction layer: the backbone's, under one name for all backbones."""
 
     norm_eps: float
     norm_bias: bool
@@ -317,7 +317,7 @@ class MiceConfig(PretrainedConfig):
 
     @property
     def facts(self) -> BackboneFacts:
-        """What is particular to this type of backbone."""
+        """The facts of this type of backbone."""
         return facts_of(self.backbone_config)
 
     def _usual_token_ids(self) -> tuple[int, int, int | None]:
@@ -350,7 +350,7 @@ class MiceConfig(PretrainedConfig):
 
     @property
     def name(self) -> str:
-        """What the model is: ``mice-l4+3``, then every choice that is not the paper's later version.
+        """The model in a word: ``mice-l4+3``, then every choice that is not the paper's later version.
 
         ``-d6``: documents have 6 contextualisation layers of their own. ``+3``: interaction layers. Then the suffixes of
         ``SUFFIXES``, in that order, and ``-wW`` (interaction width).
@@ -378,7 +378,7 @@ class MiceConfig(PretrainedConfig):
 
     @property
     def head_pooling(self) -> str:
-        """What the head reads of the query after the last layer: ``"cls"``, or the ``"mean"`` of its tokens."""
+        """The part of the query that the head reads after the last layer: ``"cls"``, or the ``"mean"`` of its tokens."""
         field = self.facts.pooling_field
         return "cls" if field is None else getattr(self.backbone_config, field)
 
@@ -437,7 +437,7 @@ class MiceConfig(PretrainedConfig):
 
 
 def facts_of(config: PretrainedConfig) -> BackboneFacts:
-    """What is particular to a backbone, by its config.
+    """The facts of a backbone, by its config.
 
     Raises:
         ValueError: If its type is unknown; the message lists the known ones.

@@ -22,9 +22,13 @@ References:
     - Exact-match heads ("Lex") and the ``cross_first`` order: the authors' later version of the same paper.
 """
 
+import json
 import math
+import os
+import re
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,6 +69,34 @@ POOLED_RESIDUAL_SCALE = 20.0
 SCALED_PER_BATCH = "torch.ao.nn.quantized.dynamic"
 
 
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+
+
+def remove_stale_weights(folder: Path) -> None:
+    """Remove weights of an earlier save in another layout.
+
+    transformers writes shards beside a ``model.safetensors`` that lies there, and reads that file first; and it leaves the index
+    of shards that it removes. Whichever layout was saved last, all of its files are there.
+
+    Raises:
+        FileNotFoundError: If neither layout is whole; names a file that is missing.
+    """
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        return
+    named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    shards = {path.name for path in folder.iterdir() if SHARD.fullmatch(path.name)}
+    if named <= shards:
+        stale = {WEIGHTS_FILE, *(shards - named)}
+    elif (folder / WEIGHTS_FILE).is_file():
+        stale = {INDEX_FILE, *shards}
+    else:
+        raise FileNotFoundError(f"{index}: names {min(named - shards)}, which is not there")
+    for name in stale:
+        (folder / name).unlink(missing_ok=True)
+
+
 class MicePreTrainedModel(PreTrainedModel):
     """Loading that never leaves a tensor at its random start."""
 
@@ -97,6 +129,11 @@ class MicePreTrainedModel(PreTrainedModel):
             raise ValueError(f"The checkpoint does not fit {cls.__name__}. {'; '.join(faults)}")
         _check_dtypes(model)
         return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; weights of an earlier save in another layout go, which the next load would take."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        remove_stale_weights(Path(save_directory))
 
     def add_adapter(self, adapter_config: Any, adapter_name: str | None = None, **kwargs: Any) -> None:
         """As in transformers, with a warning of what the adapter neither trains nor saves, and MICE has to learn."""
@@ -227,7 +264,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         return embeddings
 
     def document_modules(self) -> dict[str, nn.Module]:
-        """What documents pass through on the way to their states, by name; queries may pass through it as well."""
+        """The modules that documents pass through on the way to their states, by name; queries may pass through them as well."""
         modules: dict[str, nn.Module] = {"backbone": self.backbone}
         if self.document_backbone is not None:
             modules = {"document_backbone": self.document_backbone}
@@ -332,7 +369,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
             )
 
     def _text_mask(self, attention_mask: Tensor, side: str) -> Tensor:
-        """What the tokens of texts ``(N, S)`` read of their own text while they are contextualised, ``(N, 1, S, S)``."""
+        """Which tokens of texts ``(N, S)`` read which of their own text while they are contextualised, ``(N, 1, S, S)``."""
         mask3 = self.config.mask3_frame
         return text_attention_mask(
             attention_mask, attends_cls=not mask3 or side == "document", sep_attends_itself_alone=mask3
@@ -416,7 +453,7 @@ class MiceForSequenceClassification(MicePreTrainedModel):
         return torch.cat([cls_row, rows[..., 1:, :]], dim=-2)
 
     def layer_states(self, states: Tensor | None, index: int) -> Tensor | None:
-        """What interaction layer ``index`` reads of ``states`` ``(..., s)``: a view, ``(..., h)``.
+        """The part of ``states`` ``(..., s)`` that interaction layer ``index`` reads: a view, ``(..., h)``.
 
         A last layer that reads nothing gets what the one before it reads.
         """

@@ -9,8 +9,10 @@ classes. And it raises ValueError only: sentence-transformers answers a TypeErro
 ``preprocess`` by calling again without the prompt.
 """
 
+import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+REQUIREMENTS = {"sentence-transformers": ">=5.4", "transformers": ">=5"}  # checked before any of this code is loaded
 
 # A token of real text is 4 to 5 characters long; the rest of a longer text cannot reach the model's window.
 CHARACTERS_PER_TOKEN = 64
@@ -55,6 +59,7 @@ class MiceTransformer(Transformer):
         kwargs["module_output_name"] = "scores"
         super().__init__(model_name_or_path, **kwargs)
         check_tokenizer(self.tokenizer, self.model.config)
+        self.model.config.unk_token_id = self.tokenizer.unk_token_id  # which folders of earlier versions do not say
         self._tokenizer_copy: tuple[Any, int, Tokenizer] | None = None
         self._cuts_lock = threading.Lock()
         self.cut_texts = {"query": 0, "document": 0}
@@ -70,6 +75,23 @@ class MiceTransformer(Transformer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._cuts_lock = threading.Lock()
+
+    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
+        """As in sentence-transformers, whichever class saves: the folder keeps what it requires, and how it is to be tokenised."""
+        super().save(output_path, *args, **kwargs)
+        for name, fields in (
+            ("config_sentence_transformers.json", {"requirements": REQUIREMENTS}),
+            (
+                "tokenizer_config.json",
+                {"split_special_tokens": True},
+            ),  # a text like "[SEP]" is text, for whoever tokenises
+        ):
+            path = Path(output_path) / name
+            if path.is_file():
+                settings = json.loads(path.read_text(encoding="utf-8")) | fields
+                for leaked in ("is_local", "local_files_only"):  # how transformers loaded it, not what it is
+                    settings.pop(leaked, None)
+                path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @property
     def max_seq_length(self) -> int:
@@ -303,12 +325,12 @@ class MiceTransformer(Transformer):
 
     def _score_bucket(self, queries: Any, query_index: Tensor, bucket: Any, places: Tensor) -> Tensor:
         """Logits ``(p, 1)`` of p pairs: a query of ``queries`` and a document of ``bucket`` each, both padded batches."""
-        asked = query_index.unique()
-        if torch.is_grad_enabled() or len(places) < FAST_DOCUMENTS * len(asked):
+        distinct = query_index.unique()
+        if torch.is_grad_enabled() or len(places) < FAST_DOCUMENTS * len(distinct):
             return self.model(queries=queries.select(query_index), documents=bucket.select(places)).logits
         documents = bucket.unpad()
         logits = torch.empty(len(places), 1, device=places.device, dtype=torch.float32)
-        for query in asked:
+        for query in distinct:
             mine = (query_index == query).nonzero().flatten()
             chosen = [documents[place] for place in places[mine].tolist()]
             logits[mine, 0] = self.model.score_documents(queries.select(query.view(1)), chosen)
@@ -405,9 +427,9 @@ def check_tokenizer(tokenizer: Any, config: Any) -> None:
         ValueError: As ``check_vocabulary``, or if it has other special tokens or separators.
     """
     check_vocabulary(tokenizer, config.vocab_size)
-    for name in ("cls_token_id", "sep_token_id", "unk_token_id"):
+    for name in ("cls_token_id", "sep_token_id"):
         theirs, ours = getattr(tokenizer, name, None), getattr(config, name)
-        if theirs != ours and not (name == "unk_token_id" and theirs is None):
+        if theirs != ours:
             raise ValueError(
                 f"The tokenizer's {name} is {theirs}, the model's {ours}: this is not the model's own tokenizer."
             )

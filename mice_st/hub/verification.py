@@ -33,6 +33,7 @@ OWN_CLASSES = (
     MODULE_REFERENCE,
     "configuration_mice.MiceConfig",
     "modeling_mice.MiceForSequenceClassification",
+    "modeling_mice.MiceModel",
 )
 # The first query's documents are also the example on the model's card.
 _QUERY = "What is the capital of France?"

@@ -109,10 +109,10 @@ def test_half_precision_with_a_float32_head(
     rows = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
     pooled = torch.tanh(F.linear(rows, half.pooler.weight, half.pooler.bias)).float()
     exact = pooled @ half.classifier.weight.float().T + half.classifier.bias.float()
-    torch.testing.assert_close(half.head(rows), exact, atol=1e-6, rtol=0)
+    torch.testing.assert_close(half.head(rows.unsqueeze(1)), exact, atol=1e-6, rtol=0)
     assert not torch.equal(exact, exact.to(dtype).float())  # a head in half precision would have rounded
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert model.head(rows.float()).dtype == torch.float32
+        assert model.head(rows.float().unsqueeze(1)).dtype == torch.float32
 
 
 # --- what [CLS] reads of the document ---
