@@ -28,6 +28,7 @@ from mice_st.states.ranking import rank_store
 from mice_st.states.store import Store
 
 BLOCK_TOKENS = 16_384  # tokens of the documents that are scored in one forward pass: about a second's work on a CPU
+STATES_COST = 1 / 16  # of a stored token, beside one that is encoded
 
 
 class MiceCrossEncoder(CrossEncoder):
@@ -354,10 +355,12 @@ class MiceCrossEncoder(CrossEncoder):
         self.module.report_cut_texts()
         scores = torch.full((len(pairs),), -torch.inf, dtype=torch.float32, device=self.module.input_device)
         lengths = list(map(len, passages))
+        costs = [
+            length * (STATES_COST if is_states(item) else 1) for item, length in zip(passages, lengths, strict=True)
+        ]
         with make_progress_bar(sum(lengths), "Documents", show_progress_bar) as progress:
-            for block in token_blocks(
-                sorted(range(len(passages)), key=lambda place: -lengths[place]), lengths, BLOCK_TOKENS
-            ):
+            order = sorted(range(len(passages)), key=lambda place: -lengths[place])
+            for block in token_blocks(order, costs, BLOCK_TOKENS):
                 features, rows = self._collate_block(block, passages, requests, query_ids)
                 logits = self(batch_to_device(features, scores.device))["scores"].squeeze(-1)
                 scores.scatter_reduce_(0, rows.to(scores.device), logits, "amax")
@@ -419,15 +422,15 @@ def make_progress_bar(total: int, description: str, show: bool | None) -> tqdm:
     return tqdm(total=total, desc=description, disable=show is False, delay=0 if show else 2)
 
 
-def token_blocks(order: list[int], lengths: list[int], block_tokens: int) -> Iterator[list[int]]:
-    """Cut texts, in this order, into blocks of at most ``block_tokens`` tokens, one text at least."""
+def token_blocks(order: list[int], costs: list[float], block_tokens: float) -> Iterator[list[int]]:
+    """Cut texts, in this order, into blocks that cost at most ``block_tokens``, one text at least."""
     block: list[int] = []
-    tokens = 0
+    tokens = 0.0
     for place in order:
-        if block and tokens + lengths[place] > block_tokens:
+        if block and tokens + costs[place] > block_tokens:
             yield block
-            block, tokens = [], 0
+            block, tokens = [], 0.0
         block.append(place)
-        tokens += lengths[place]
+        tokens += costs[place]
     if block:
         yield block

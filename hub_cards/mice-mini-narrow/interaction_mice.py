@@ -232,7 +232,11 @@ def prepare_query(model: Any, query: EncodedTexts, documents: Any) -> PreparedQu
         rows = rows[:1]  # [CLS] learns nothing from the others
     if not layer.cross_first:
         rows = read_query(layer, rows.unsqueeze(0), mask, 1 if layer.is_last else tokens)[0]
-    total = documents.lengths.sum().item() if hasattr(documents, "decode") else sum(map(len, documents))
+    total = (
+        documents.lengths.sum().item()
+        if hasattr(documents, "decode")
+        else sum(len(document.input_ids) for document in documents)
+    )
     absorbed = absorbing_pays(config, len(rows), total / len(documents))
     readers = reading_rows(config, tokens, len(rows))
     queries = None

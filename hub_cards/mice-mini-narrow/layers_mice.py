@@ -74,7 +74,7 @@ class EncodedTexts(NamedTuple):
         """The inverse of ``unpad``, in ``dtype`` on ``device``."""
         states = [document.states.to(device=device, dtype=dtype) for document in documents]
         ids = [document.input_ids.to(device) for document in documents]
-        mask = [torch.ones(len(document), dtype=torch.bool, device=device) for document in documents]
+        mask = [torch.ones(len(document.input_ids), dtype=torch.bool, device=device) for document in documents]
         pad = nn.utils.rnn.pad_sequence
         return cls(pad(states, batch_first=True), pad(mask, batch_first=True), pad(ids, batch_first=True))
 

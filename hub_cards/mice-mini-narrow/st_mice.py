@@ -189,7 +189,7 @@ class MiceTransformer(Transformer):
         prompt: str | None = None,
         processing_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """Tokenise pairs, each equal query and document once.
 
         Args:
@@ -268,7 +268,7 @@ class MiceTransformer(Transformer):
         states: Sequence[Any],
         query_index: Sequence[int],
         document_index: Sequence[int],
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """Pad what ``forward`` reads.
 
         Args:
@@ -278,20 +278,19 @@ class MiceTransformer(Transformer):
             query_index: The query of each pair.
             document_index: The document of each pair, among texts and states.
         """
-        features: dict[str, Tensor] = {}
+        features: dict[str, Any] = {}
         features["query_ids"], features["query_mask"] = pad_ids(queries)
         if documents:
             features["document_ids"], features["document_mask"] = pad_ids(documents)
         if states:
-            features["stored_ids"], features["stored_mask"] = pad_ids([item.input_ids.tolist() for item in states])
-            features["stored_states"] = nn.utils.rnn.pad_sequence([item.states for item in states], batch_first=True)
+            features["states"] = list(states)  # unpadded, where they are: the fast path reads each in its place
         features["query_index"] = torch.tensor(query_index, dtype=torch.long)
         features["document_index"] = torch.tensor(document_index, dtype=torch.long)
         return features
 
     # ------------------------------------------------------------------------------------------------------------- forward
 
-    def forward(self, features: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Score the pairs of ``collate``.
 
         Returns:
@@ -306,43 +305,71 @@ class MiceTransformer(Transformer):
                 "pairs in place of single texts."
             )
         queries = self.model.encode_queries(features["query_ids"], features["query_mask"])
+        query_index, document_index = features["query_index"], features["document_index"]
         rows, logits = [], []
-        offset = 0
-        for kind in ("document", "stored"):
-            if f"{kind}_ids" not in features:
-                continue
-            lengths = features[f"{kind}_mask"].sum(1)
-            for places in self.like_lengths(lengths.tolist(), documents=BUCKET_DOCUMENTS):
-                chosen = torch.tensor(places, device=lengths.device)
-                bucket = self._bucket(features, kind, chosen, int(lengths[chosen].max()), queries)
-                # (pairs of the bucket, 2): row, place in the bucket
-                pairs = (features["document_index"].unsqueeze(1) == chosen + offset).nonzero()
-                rows.append(pairs[:, 0])
-                logits.append(self._score_bucket(queries, features["query_index"][pairs[:, 0]], bucket, pairs[:, 1]))
-            offset += len(lengths)
+        for is_text, places, index, longest in self._plan_buckets(features):
+            pairs = (document_index.unsqueeze(1) == index).nonzero()  # (p, 2): row, place in the bucket
+            if is_text:
+                ids, mask = (features[f"document_{name}"][index, :longest] for name in ("ids", "mask"))
+                documents = self.model.encode_documents(ids, mask)
+            else:
+                documents = [features["states"][place] for place in places]
+            rows.append(pairs[:, 0])
+            logits.append(self._score_pairs(queries, query_index[pairs[:, 0]], documents, pairs[:, 1]))
         features["scores"] = torch.cat(logits)[torch.cat(rows).argsort()]
         return features
 
-    def _score_bucket(self, queries: Any, query_index: Tensor, bucket: Any, places: Tensor) -> Tensor:
-        """Logits ``(p, 1)`` of p pairs: a query of ``queries`` and a document of ``bucket`` each, both padded batches."""
-        distinct = query_index.unique()
-        if torch.is_grad_enabled() or len(places) < FAST_DOCUMENTS * len(distinct):
-            return self.model(queries=queries.select(query_index), documents=bucket.select(places)).logits
-        documents = bucket.unpad()
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # places are plain numbers
+    def _plan_buckets(self, features: dict[str, Any]) -> list[tuple[bool, list[int], Tensor, int]]:
+        """Documents that are scored together.
+
+        Returns:
+            Of each bucket whether it holds texts or states, their places among these, their places among all documents,
+            ``(b,)``, int64, and the longest of them, in tokens.
+        """
+        document_index = features["document_index"]
+        plan, texts = [], 0
+        if "document_mask" in features:
+            lengths, texts = features["document_mask"].sum(1).tolist(), len(features["document_mask"])
+            plan += [
+                (True, places, lengths[places[0]]) for places in self.like_lengths(lengths, None, BUCKET_DOCUMENTS)
+            ]
+        if states := features.get("states"):
+            lengths = [len(document.input_ids) for document in states]
+            buckets = list(self.like_lengths(lengths, None, BUCKET_DOCUMENTS))
+            if self._is_fast(features["query_index"][document_index >= texts]):
+                buckets = [list(range(len(states)))]  # nothing is padded there
+            plan += [(False, places, lengths[places[0]]) for places in buckets]
+        return [
+            (is_text, places, torch.tensor(places, device=document_index.device) + (0 if is_text else texts), longest)
+            for is_text, places, longest in plan
+        ]
+
+    def _is_fast(self, query_index: Tensor) -> bool:
+        """Whether the fast path pays for pairs of these queries; it has no gradients."""
+        return not torch.is_grad_enabled() and len(query_index) >= FAST_DOCUMENTS * len(query_index.unique())
+
+    def _score_pairs(self, queries: Any, query_index: Tensor, documents: Any, places: Tensor) -> Tensor:
+        """Logits ``(p, 1)`` of p pairs.
+
+        Args:
+            queries: A padded batch.
+            query_index: The query of each pair, ``(p,)``.
+            documents: A padded batch, or a list of ``DocumentStates``.
+            places: The document of each pair, ``(p,)``.
+        """
+        is_list = isinstance(documents, list)
+        if not self._is_fast(query_index):
+            dtype, device = queries.states.dtype, queries.states.device
+            padded = type(queries).pad(documents, dtype, device) if is_list else documents
+            return self.model(queries=queries.select(query_index), documents=padded.select(places)).logits
+        unpadded = documents if is_list else documents.unpad()
         logits = torch.empty(len(places), 1, device=places.device, dtype=torch.float32)
-        for query in distinct:
+        for query in query_index.unique():
             mine = (query_index == query).nonzero().flatten()
-            chosen = [documents[place] for place in places[mine].tolist()]
+            chosen = [unpadded[place] for place in places[mine].tolist()]
             logits[mine, 0] = self.model.score_documents(queries.select(query.view(1)), chosen)
         return logits
-
-    def _bucket(self, features: dict[str, Tensor], kind: str, places: Tensor, longest: int, queries: Any) -> Any:
-        """Some of the documents as ``EncodedTexts``, padded to the longest of them."""
-        ids, mask = features[f"{kind}_ids"][places, :longest], features[f"{kind}_mask"][places, :longest]
-        if kind == "document":
-            return self.model.encode_documents(ids, mask)
-        states = features["stored_states"][places, :longest].to(queries.states.dtype)
-        return type(queries)(states, mask, ids)
 
     # ------------------------------------------------------------------------------------------------------- states alone
 

@@ -94,9 +94,9 @@ def join_passages(passages: Sequence[DocumentStates]) -> DocumentStates:
 
 def split_passages(document: DocumentStates, sep_token_id: int) -> list[DocumentStates]:
     """The inverse of ``join_passages``: views of the document's states."""
-    lengths, _ = find_passages(document.input_ids, torch.tensor([len(document)]), sep_token_id)
-    if len(lengths) == 1:
+    if int((document.input_ids == sep_token_id).sum()) <= 1:
         return [document]
+    lengths, _ = find_passages(document.input_ids, torch.tensor([len(document)]), sep_token_id)
     return _split([document], lengths.tolist(), [0] * len(lengths))
 
 

@@ -38,6 +38,7 @@ class Throughput:
         features: dict[str, Any] = arguments[0]
         masks = [value for name, value in features.items() if name.endswith("mask")]
         self._tokens += [mask.sum() for mask in masks]
+        self._tokens += [torch.tensor(len(document)) for document in features.get("states", ())]
         if features.get("task") != "query":  # which ColBERT encodes by itself
             self._documents += len(features["query_index"] if "query_index" in features else masks[0])
 
