@@ -47,6 +47,7 @@ class PushOptions:
             "metavar": "FOLDER:SPLIT",
         },
     )
+    keep_score_scale: bool = field(default=False, metadata={"help": "Leave score_scale as it is, whatever the logits."})
     dry_run: bool = field(
         default=False, metadata={"help": "Build, verify and list the files; nothing leaves the machine."}
     )
@@ -72,7 +73,11 @@ def run_push(options: PushOptions) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(options.output or temporary)
         built = build_hub_folder(
-            Path(options.model), output, options.repo, options.tag, options.dev_data or (DEV_DATA,)
+            Path(options.model),
+            output,
+            options.repo,
+            options.tag,
+            () if options.keep_score_scale else options.dev_data or (DEV_DATA,),
         )
         _print_folder(built)
         if options.dry_run:

@@ -17,7 +17,7 @@ from mice_st.evaluation.suites import draw_queries
 logger = logging.get_logger(__name__)
 
 LARGEST_LOGIT = 8.0  # sigmoid(8) is 3,000 steps of float32 below 1
-QUERIES = 32
+QUERIES = 16
 DOCUMENTS = 8  # of each query
 
 

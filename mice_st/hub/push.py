@@ -73,7 +73,7 @@ def build_hub_folder(
         output: Empty folder to build in.
         repo: Hub id.
         tag: The version's tag; by default ``v`` and the version of ``card.yaml``, or of a first version.
-        dev_data: Collections by name, ``FOLDER:SPLIT`` or ``python-docs:SPLIT``.
+        dev_data: Collections by name, ``FOLDER:SPLIT`` or ``python-docs:SPLIT``; none leaves the scale as it is.
 
     Raises:
         FileNotFoundError: If the model folder lacks files.
@@ -93,7 +93,8 @@ def build_hub_folder(
             )
         record = found.record
     else:
-        _fit_score_scale(output, dev_data)
+        if dev_data:
+            _fit_score_scale(output, dev_data)
         record = write_record(output)
     card = render_card(model, repo, tag, record)
     card.write(output)

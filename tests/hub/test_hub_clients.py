@@ -112,7 +112,7 @@ def test_push_then_rank_online_then_offline_then_two_versions(
     assert moved[0][1] == pytest.approx(expected[0][1] + 1, abs=0.1)
     (folder / "st_mice.py").write_text((folder / "st_mice.py").read_text() + '\nMARK = "second"\n')
     (folder / "verification.json").unlink()
-    push(folder, "--tag", "v2")
+    push(folder, "--tag", "v2", "--keep-score-scale")
     for is_online in (True, False):
         (first, second_) = rankings(client("v1.0.0", "v2", online=is_online))
         assert agree(first[0], expected, tolerance)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
+from mice_st import MiceCrossEncoder
 from mice_st.commands import main as cli
+from mice_st.files import read_json
 from mice_st.hub import verification
 from mice_st.hub.files import VERIFICATION_FILE, copy_hub_files, describe_files
 from mice_st.hub.record import read_record
@@ -269,3 +271,21 @@ def test_nothing_is_built_over_other_files(folder: Path, tmp_path: Path) -> None
     shutil.copytree(folder, tmp_path / "full")
     with pytest.raises(FileExistsError, match="is not empty"):
         copy_hub_files(folder, tmp_path / "full")
+
+
+def test_a_new_model_is_pushed_with_scores_that_a_sigmoid_tells_apart(push: Push, folder: Path, tmp_path: Path) -> None:
+    """The folder itself stays; one whose scores are recorded, or that is to keep its scale, goes as it is."""
+    model = MiceCrossEncoder(str(folder), device="cpu")
+    model.mice.classifier.bias.data.fill_(30.0)
+    model.save(str(folder))
+    (folder / "verification.json").unlink(missing_ok=True)
+    built = tmp_path / "built"
+    assert push("--dry-run", "--output", str(built)) == 0
+    scale = read_json(built / "config.json")["score_scale"]
+    assert 0.1 < scale < 0.3
+    assert read_json(folder / "config.json")["score_scale"] == 1.0
+    pair = ("where is berlin", "the capital of germany")
+    scaled = MiceCrossEncoder(str(built), device="cpu").predict(pair)
+    assert scaled == pytest.approx(model.predict(pair) * scale, abs=1e-4)
+    assert push("--dry-run", "--output", str(tmp_path / "kept"), "--keep-score-scale") == 0
+    assert read_json(tmp_path / "kept" / "config.json")["score_scale"] == 1.0
