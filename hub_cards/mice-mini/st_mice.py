@@ -69,8 +69,10 @@ class MiceTransformer(Transformer):
             self.max_seq_length = max_length
 
     def __getstate__(self) -> dict[str, Any]:
-        """A lock belongs to one process."""
-        return {name: value for name, value in self.__dict__.items() if name != "_cuts_lock"}
+        """A lock belongs to one process, and a pickled tokenizer forgets that special tokens in texts are text."""
+        return {name: value for name, value in self.__dict__.items() if name != "_cuts_lock"} | {
+            "_tokenizer_copy": None
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
