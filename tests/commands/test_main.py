@@ -215,7 +215,7 @@ def test_every_reference_of_the_registry_exists() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("delay", [0.05, 0.2, 0.8, 2.0, 4.0, 7.0])
+@pytest.mark.parametrize("delay", [0.05, 0.2, 0.8, 2.0, 4.0, 9.0])
 def test_ctrl_c_is_one_line_at_any_moment(delay: float, mice_folder: Path, tmp_path: Path) -> None:
     """Start-up, imports of torch and transformers, loading, encoding: wherever it comes."""
     documents = tmp_path / "documents.txt"
@@ -235,7 +235,9 @@ def test_ctrl_c_is_one_line_at_any_moment(delay: float, mice_folder: Path, tmp_p
     _, printed = process.communicate(timeout=60)
     # -2 where Ctrl-C met an exec() of a string, as in dataclasses: CPython then ends itself by the signal. A shell shows 130 for both.
     assert process.returncode in (130, -signal.SIGINT), printed
-    lines = [line for line in printed.splitlines() if "torchao" not in line and "pytree" not in line]
+    # Beside libraries' own words and a progress bar that has shown itself by then.
+    others = ("torchao", "pytree", "Documents:")
+    lines = [line for line in printed.splitlines() if line.strip() and not any(word in line for word in others)]
     assert len(lines) == 1, printed
     assert lines[0].startswith("mice-st encode: interrupted")
     if store.exists():
