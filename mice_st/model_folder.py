@@ -24,8 +24,7 @@ import mice_st.modeling
 from mice_st.data.wheels import BACKBONE_NAME, is_backbone
 from mice_st.files import read_json, sha256_of, write_json
 from mice_st.modeling.configuration_mice import MiceConfig
-from mice_st.modeling.modeling_mice import remove_stale_weights
-from mice_st.modeling.st_mice import REQUIREMENTS
+from mice_st.modeling.st_mice import complete_settings
 
 MODULE_REFERENCE = "st_mice.MiceTransformer"  # flat: the file lies beside the weights
 PROVENANCE_FILE = "training.json"
@@ -140,7 +139,6 @@ def complete_hub_folder(folder: Path, model_name: str | None = None, create_mode
         model_name: Hub id that the card's example loads; None loads the folder itself.
         create_model_card: Write a card where there is none of MICE yet.
     """
-    remove_stale_weights(folder)
     if create_model_card and (folder / CONFIG_FILE).is_file():
         write_folder_card(folder, model_name)
     for name in FORMER_CODE - set(code_files()):
@@ -155,13 +153,7 @@ def complete_hub_folder(folder: Path, model_name: str | None = None, create_mode
     modules = read_json(folder / "modules.json")
     modules[0]["type"] = MODULE_REFERENCE
     write_json(folder / "modules.json", modules)
-    config = read_json(folder / "config_sentence_transformers.json")
-    write_json(folder / "config_sentence_transformers.json", config | {"requirements": REQUIREMENTS})
-    tokenizer = read_json(folder / "tokenizer_config.json")
-    for leaked in ("is_local", "local_files_only"):  # how transformers loaded it, not what it is
-        tokenizer.pop(leaked, None)
-    tokenizer["split_special_tokens"] = True  # a text like "[SEP]" is text, for whoever tokenises
-    write_json(folder / "tokenizer_config.json", tokenizer)
+    complete_settings(folder)
 
 
 def write_folder_card(folder: Path, model_name: str | None = None) -> None:

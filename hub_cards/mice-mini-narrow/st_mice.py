@@ -81,19 +81,7 @@ class MiceTransformer(Transformer):
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """As in sentence-transformers, whichever class saves: the folder keeps what it requires, and how it is to be tokenised."""
         super().save(output_path, *args, **kwargs)
-        for name, fields in (
-            ("config_sentence_transformers.json", {"requirements": REQUIREMENTS}),
-            (
-                "tokenizer_config.json",
-                {"split_special_tokens": True},
-            ),  # a text like "[SEP]" is text, for whoever tokenises
-        ):
-            path = Path(output_path) / name
-            if path.is_file():
-                settings = json.loads(path.read_text(encoding="utf-8")) | fields
-                for leaked in ("is_local", "local_files_only"):  # how transformers loaded it, not what it is
-                    settings.pop(leaked, None)
-                path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        complete_settings(Path(output_path))
 
     @property
     def max_seq_length(self) -> int:
@@ -415,6 +403,21 @@ class MiceTransformer(Transformer):
         for positions in self.like_lengths(list(map(len, ids)), batch_tokens):
             input_ids, mask = pad_ids([ids[position] for position in positions])
             yield positions, encode(input_ids.to(self.input_device), mask.to(self.input_device))
+
+
+def complete_settings(folder: Path) -> None:
+    """Add to a saved folder's settings, as far as it has them, what it requires and how its texts are to be tokenised."""
+    added: dict[str, dict[str, Any]] = {
+        "config_sentence_transformers.json": {"requirements": REQUIREMENTS},
+        "tokenizer_config.json": {"split_special_tokens": True},  # a text like "[SEP]" is text, for whoever tokenises
+    }
+    for name, fields in added.items():
+        path = folder / name
+        if path.is_file():
+            settings = json.loads(path.read_text(encoding="utf-8")) | fields
+            for leaked in ("is_local", "local_files_only"):  # how transformers loaded it, not what it is
+                settings.pop(leaked, None)
+            path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # ----------------------------------------------------------------------------------------------------------------- checks
