@@ -19,12 +19,46 @@ class StoreMismatchError(StoreError, ValueError):
         wanted: Its value in what was asked for.
     """
 
-    def __init__(self, field: str, stored: object, wanted: object, others: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        field: str,
+        stored: object,
+        wanted: object,
+        others: Sequence[str] = (),
+        made_by: str = "",
+        used_by: str = "",
+    ) -> None:
         also = f" (also different: {', '.join(others)})" if others else ""
-        super().__init__(f"the store was made with another {field}: stored {stored!r}, wanted {wanted!r}{also}")
+        what = {"weights_sha256": "model", "tokenizer_sha256": "tokenizer"}.get(field, field)
+        if what != field:  # 64 digits tell nobody anything; a name and the first few do
+            stored_as, wanted_as = (
+                f"by {name or 'a model without a name'} ({str(value)[:8]})"
+                for name, value in ((made_by, stored), (used_by, wanted))
+            )
+        else:
+            stored_as, wanted_as = f"with {stored!r}", f"with {wanted!r}"
+        super().__init__(f"the store was made with another {what}: made {stored_as}, to be used {wanted_as}{also}")
         self.field = field
         self.stored = stored
         self.wanted = wanted
+
+
+class StoreVersionError(StoreError, ValueError):
+    """Another version of the format wrote the store.
+
+    Attributes:
+        stored: The version that the store has.
+    """
+
+    def __init__(self, stored: object, wanted: int) -> None:
+        what = f"the store has format version {stored!r}, this version of mice-st reads {wanted}"
+        older = isinstance(stored, int) and stored < wanted
+        super().__init__(f"{what}: " + ("run `mice-st store upgrade STORE`" if older else "install a newer mice-st"))
+        self.stored = stored
+
+
+class StoreMovedError(StoreError):
+    """The store was moved to another model, or put anew in place of the one that was opened: open it anew."""
 
 
 class StoreCorruptError(StoreError):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
+from typing import Literal, get_args
 
 from .codecs import get_codec
-from .errors import StoreCorruptError, StoreMismatchError
+from .errors import StoreCorruptError, StoreMismatchError, StoreVersionError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # of rows and tables; version 1 had no metadata, no words and no file of vectors
 
 
 def content_hash(text: str) -> str:
@@ -48,8 +49,13 @@ class Fingerprint:
         if self.width < 1:
             raise ValueError(f"width must be positive, not {self.width}")
 
-    def check(self, expected: Fingerprint) -> None:
+    def check(self, expected: Fingerprint, made_by: str = "", used_by: str = "") -> None:
         """Compare with the fingerprint of what is about to use the store.
+
+        Args:
+            expected: Of what is about to use it.
+            made_by: Name of the model that made the store, for the message.
+            used_by: Name of the one that is about to use it, likewise.
 
         Raises:
             StoreMismatchError: If any field differs; it names the first one and lists the others.
@@ -57,7 +63,8 @@ class Fingerprint:
         different = [f.name for f in fields(self) if getattr(self, f.name) != getattr(expected, f.name)]
         if different:
             first = different[0]
-            raise StoreMismatchError(first, getattr(self, first), getattr(expected, first), different[1:])
+            names = (made_by, used_by) if first in ("weights_sha256", "tokenizer_sha256") else ("", "")
+            raise StoreMismatchError(first, getattr(self, first), getattr(expected, first), different[1:], *names)
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys."""
@@ -75,9 +82,48 @@ class Fingerprint:
             values = json.loads(line)
             version = values.get("format_version")
             if version != FORMAT_VERSION:
-                raise StoreMismatchError("format_version", version, FORMAT_VERSION)
+                raise StoreVersionError(version, FORMAT_VERSION)
             return cls(**values)
         except StoreMismatchError:
             raise
         except (AttributeError, TypeError, ValueError) as error:
             raise StoreCorruptError(f"the store's fingerprint cannot be read: {error}") from error
+
+
+Tokenizer = Literal["unicode61", "trigram"]
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """What a store keeps beside its fingerprint, so that nobody has to repeat it.
+
+    Attributes:
+        model: Name of the model that made the states: a folder or a Hub id; for messages, and to load it again.
+        overlap: Tokens that neighbouring passages of long documents share; None where long documents are cut.
+        tokenizer: How words are told apart for BM25: ``unicode61`` by letters, digits, marks, ``+`` and ``#``, with
+            Chinese and Japanese characters one by one; ``trigram`` by three characters each, for any script.
+    """
+
+    model: str = ""
+    overlap: int | None = None
+    tokenizer: Tokenizer = "unicode61"
+
+    def __post_init__(self) -> None:
+        if self.tokenizer not in get_args(Tokenizer):
+            raise ValueError(f"tokenizer: must be one of {', '.join(get_args(Tokenizer))}, got {self.tokenizer!r}")
+
+    def to_json(self) -> str:
+        """One line of JSON with sorted keys."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, line: str) -> StoreSettings:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            StoreCorruptError: If it is something else.
+        """
+        try:
+            return cls(**json.loads(line))
+        except (TypeError, ValueError) as error:
+            raise StoreCorruptError(f"the store's settings cannot be read: {error}") from error

@@ -37,13 +37,17 @@ class StateRow(NamedTuple):
 
 
 class DocumentRow(NamedTuple):
-    """Columns of one document for a first stage; ``pooled`` starts with ``e`` for float16 or ``f`` for float32."""
+    """Columns of one document for a first stage.
+
+    ``metadata`` is the JSON of an object; ``pooled`` starts with ``e`` for float16 or ``f`` for float32.
+    """
 
     id: str
     content_hash: str
     n_tokens: int
     crc: int
     text: str | None
+    metadata: str | None
     pooled: bytes | None
 
 
@@ -69,9 +73,11 @@ class RowFormat:
         return zlib.crc32(row.payload, zlib.crc32(row.scales, zlib.crc32(row.input_ids, crc)))
 
     def _document_crc(self, row: DocumentRow) -> int:
-        sizes = f"{-1 if row.text is None else len(row.text)}\0{-1 if row.pooled is None else len(row.pooled)}"
+        parts = (row.text, row.metadata, row.pooled)
+        sizes = "\0".join(str(-1 if part is None else len(part)) for part in parts)
         crc = zlib.crc32(f"{row.id}\0{row.content_hash}\0{row.n_tokens}\0{sizes}".encode(), self.seed)
-        return zlib.crc32(row.pooled or b"", zlib.crc32((row.text or "").encode(), crc))
+        crc = zlib.crc32((row.metadata or "").encode(), zlib.crc32((row.text or "").encode(), crc))
+        return zlib.crc32(row.pooled or b"", crc)
 
     def state_row(self, id_: str, content_hash: str, document: DocumentStates) -> StateRow:
         """Encode one document.
@@ -103,12 +109,15 @@ class RowFormat:
         )
         return row._replace(crc=self._state_crc(row))
 
-    def document_row(self, state: StateRow, text: str | None, pooled: Tensor | None) -> DocumentRow:
+    def document_row(
+        self, state: StateRow, text: str | None, metadata: str | None, pooled: Tensor | None
+    ) -> DocumentRow:
         """The light half of a document.
 
         Args:
             state: Its other half.
             text: Its text, if kept.
+            metadata: Its metadata as JSON, if there is any.
             pooled: Its pooled vector, ``(width of the backbone,)`` float16 or float32, if kept.
 
         Raises:
@@ -118,11 +127,18 @@ class RowFormat:
         if pooled is not None:
             code = b"e" if pooled.dtype == torch.float16 else b"f"
             blob = code + pooled.detach().cpu().numpy().astype(_POOLED_DTYPES[code]).tobytes()
-        row = DocumentRow(state.id, state.content_hash, state.n_tokens, 0, text, blob)
+        return self.signed(DocumentRow(state.id, state.content_hash, state.n_tokens, 0, text, metadata, blob))
+
+    def signed(self, row: DocumentRow) -> DocumentRow:
+        """The same light row with the CRC that it has to have.
+
+        Raises:
+            ValueError: If the text cannot be written as UTF-8; the message names the document.
+        """
         try:
             return row._replace(crc=self._document_crc(row))
         except UnicodeEncodeError as error:
-            raise ValueError(f"document {state.id!r}: its text cannot be written as UTF-8: {error}") from error
+            raise ValueError(f"document {row.id!r}: its text cannot be written as UTF-8: {error}") from error
 
     def check_state(self, row: StateRow, id_: str) -> None:
         """Check one row that was read.
@@ -157,7 +173,7 @@ class RowFormat:
             sound = False
         if not sound:
             raise StoreCorruptError(
-                f"document {row.id!r}: its text or pooled vector is damaged (CRC-32 does not match)"
+                f"document {row.id!r}: its text, metadata or pooled vector is damaged (CRC-32 does not match)"
             )
 
 

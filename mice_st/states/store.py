@@ -1,26 +1,33 @@
 """The contract of every store of document states, and the half of it that all engines share.
 
-Two engines exist: ``SqliteStore`` (one file, standard library) and ``LanceStore`` (local folder, s3:// or gs://; extra
+Two engines exist: ``SqliteStore`` (a file, standard library) and ``LanceStore`` (local folder, s3:// or gs://; extra
 ``lance``). Both keep documents by id, guarded by a hash of their content, with a CRC-32 over each row that every read
-checks.
+checks; both find documents by words and by vectors, in what is kept up to date with each commit.
+
+A store that is open sees what any writer has committed: each call reads the latest commit, and within ``reading()`` all
+calls of a thread read one.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Self
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from torch import Tensor
 
 from .errors import StoreError, StoreReadOnlyError, UnknownDocumentError
-from .identity import Fingerprint
+from .identity import Fingerprint, StoreSettings
+from .migration import Migration
 from .packed import PackedStates
 from .put_checks import check_put
 from .reports import CompactReport, PutReport, VerifyReport
 from .rows import DocumentRow, RowFormat, StateRow, read_pooled, stack_pooled
+from .where import Where, metadata_json
 
 if TYPE_CHECKING:
     from mice_st.modeling.layers_mice import DocumentStates
@@ -51,7 +58,7 @@ class Store(ABC):
     not. A store is also a context manager: it commits when the block ends, drops what is uncommitted when it raises,
     and closes.
 
-    An engine sets ``_fingerprint`` and ``_format`` when it opens, by ``_bind``.
+    An engine sets ``_fingerprint``, ``_settings`` and ``_format`` when it opens, by ``_bind``.
 
     Args:
         location: File, folder or address, for messages.
@@ -59,6 +66,7 @@ class Store(ABC):
     """
 
     _fingerprint: Fingerprint
+    _settings: StoreSettings
     _format: RowFormat
 
     def __init__(self, location: str, *, read_only: bool) -> None:
@@ -68,6 +76,16 @@ class Store(ABC):
         self._writing = threading.RLock()  # threads may share a store
 
     # Engines
+
+    @abstractmethod
+    def reading(self) -> AbstractContextManager[None]:
+        """While it lasts, what this thread reads comes from one commit: the latest when it began.
+
+        A writer's thread reads its own uncommitted changes too. Nested calls keep to the outer one's commit.
+
+        Raises:
+            StoreMovedError: If the store has been moved to another model since it was opened.
+        """
 
     @abstractmethod
     def __len__(self) -> int:
@@ -81,6 +99,82 @@ class Store(ABC):
             UnknownDocumentError: If the store has no such document; it names all of them. Damage to an engine's index
                 of ids can also look like this (never like another document); ``verify`` tells the two apart.
             StoreCorruptError: If a row fails its CRC, length or id check.
+        """
+
+    @abstractmethod
+    def get_known(self, ids: Sequence[str]) -> tuple[list[str], PackedStates]:
+        """As ``get``, but documents that the store does not have are left out.
+
+        Returns:
+            The ids that it has, in the order of ``ids``, and their states.
+
+        Raises:
+            StoreCorruptError: If a row fails its CRC, length or id check.
+        """
+
+    @abstractmethod
+    def search_words(self, query: str, top_k: int, where: Where | None = None) -> dict[str, float]:
+        """The best documents by BM25 over the stored texts, without those that share no word with the query.
+
+        Args:
+            query: Any text; none of its characters has a meaning of its own.
+            top_k: Largest number of documents.
+            where: Only documents whose metadata satisfies it.
+
+        Returns:
+            Document id -> score, larger is better, best first; equal scores are ordered by id.
+
+        Raises:
+            StoreError: If a document was put without its text; names one.
+        """
+
+    @abstractmethod
+    def search_vectors(self, vector: Tensor, top_k: int, where: Where | None = None) -> dict[str, float]:
+        """The best documents by the cosine of their pooled vectors.
+
+        Args:
+            vector: Pooled vector of the query, ``(width,)``, any floating dtype and device.
+            top_k: Largest number of documents.
+            where: Only documents whose metadata satisfies it.
+
+        Returns:
+            Document id -> cosine, best first; equal ones are ordered by id.
+
+        Raises:
+            StoreError: If a document was put without a vector; names one.
+            ValueError: If the widths differ.
+        """
+
+    @abstractmethod
+    def _set_metadata(self, entries: Sequence[Entry], metadata: Sequence[str | None]) -> None:
+        """Replace the metadata of documents that exist, to be made durable by ``commit``."""
+
+    @abstractmethod
+    def begin_migration(self, fingerprint: Fingerprint, settings: StoreSettings) -> Migration:
+        """Begin to move the store to another model, or go on with it; the old states answer until it is finished.
+
+        Raises:
+            StoreReadOnlyError: If the store was opened for reading.
+            StoreError: If a document was put without its text (names it), or something is uncommitted.
+        """
+
+    @abstractmethod
+    def rebuild_first_stage(self, tokenizer: str | None = None) -> None:
+        """Make words and vectors anew from the rows, and commit.
+
+        Args:
+            tokenizer: As in ``StoreSettings``; None keeps what the store has.
+        """
+
+    @abstractmethod
+    def backup(self, path: str) -> None:
+        """Write a copy of the latest commit of this store, which may be in use.
+
+        Args:
+            path: Of the copy; nothing may lie there.
+
+        Raises:
+            FileExistsError: If something does.
         """
 
     @abstractmethod
@@ -125,15 +219,18 @@ class Store(ABC):
     def close(self) -> None:
         """Release files and locks; what is uncommitted is dropped, with a warning. Closing twice is allowed."""
 
-    def _bind(self, fingerprint: Fingerprint, expected: Fingerprint | None) -> None:
-        """Keep the fingerprint that was read when the store was opened.
+    def _bind(
+        self, fingerprint: Fingerprint, settings: StoreSettings, expected: Fingerprint | None, used_by: str = ""
+    ) -> None:
+        """Keep the fingerprint and the settings that were read when the store was opened.
 
         Raises:
-            StoreMismatchError: If it is not the one expected.
+            StoreMismatchError: If it is not the fingerprint expected.
         """
         if expected is not None:
-            fingerprint.check(expected)
+            fingerprint.check(expected, settings.model, used_by)
         self._fingerprint = fingerprint
+        self._settings = settings
         self._format = RowFormat(fingerprint)
 
     def _check_open(self) -> None:
@@ -156,6 +253,11 @@ class Store(ABC):
         """The model and settings that made the states."""
         return self._fingerprint
 
+    @property
+    def settings(self) -> StoreSettings:
+        """What the store keeps beside its fingerprint."""
+        return self._settings
+
     def document(self, id_: str) -> DocumentStates:
         """One document, decoded to float32; raises as ``get``."""
         return self.get([id_]).document(0)
@@ -165,6 +267,11 @@ class Store(ABC):
         return [
             entry.id for entry, hash_ in zip(self._entries(ids), hashes, strict=True) if entry.content_hash != hash_
         ]
+
+    def metadata(self, ids: Sequence[str]) -> list[dict[str, Any] | None]:
+        """Metadata of documents, in order; None where there is none. Raises as ``checked_documents``."""
+        rows = self.checked_documents(ids)
+        return [None if row.metadata is None else json.loads(row.metadata) for row in rows]
 
     def missing(self, ids: Sequence[str]) -> list[str]:
         """Those of ``ids`` that are not stored, in order."""
@@ -226,6 +333,7 @@ class Store(ABC):
         *,
         texts: Sequence[str] | None = None,
         pooled: Tensor | None = None,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> PutReport:
         """Add or replace documents; one whose stored hash is equal is left alone.
 
@@ -236,15 +344,18 @@ class Store(ABC):
             texts: Their texts, for a first stage over the store. A document stored without text is replaced when one
                 comes.
             pooled: Their pooled vectors, ``(n_documents, width of the backbone)`` float32 or float16; likewise.
+            metadata: Their metadata, each a dictionary that JSON can hold, or None. That of a document that is left
+                alone stays as it is: see ``set_metadata``.
 
         Raises:
-            ValueError: If lengths differ, an id is empty or given twice, a document is empty, or a state cannot be
-                encoded; nothing is put.
+            ValueError: If lengths differ, an id is empty or given twice, a document is empty, a state cannot be encoded,
+                or metadata cannot be written as JSON; nothing is put.
             StoreReadOnlyError: If the store was opened for reading.
             StoreFullError: If the disk is full; everything since the last commit is dropped.
         """
         self._check_writable()
         check_put(ids, documents, hashes, texts, pooled)
+        lines = self._metadata_lines(ids, [None] * len(ids) if metadata is None else metadata)
         report, changes = PutReport(), []
         with self._writing:
             for i, entry in enumerate(self._entries(ids)):
@@ -256,10 +367,43 @@ class Store(ABC):
                 state = self._format.state_row(entry.id, hashes[i], documents[i])
                 text = None if texts is None else texts[i]
                 vector = None if pooled is None else pooled[i]
-                changes.append(Change(entry, state, self._format.document_row(state, text, vector)))
+                changes.append(Change(entry, state, self._format.document_row(state, text, lines[i], vector)))
             if changes:
                 self._write(changes)
         return report
+
+    @staticmethod
+    def _metadata_lines(ids: Sequence[str], metadata: Sequence[Mapping[str, Any] | None]) -> list[str | None]:
+        if len(metadata) != len(ids):
+            raise ValueError(f"{len(ids)} ids but {len(metadata)} metadata")
+        return [metadata_json(item, f"document {id_!r}") for id_, item in zip(ids, metadata, strict=True)]
+
+    def set_metadata(self, ids: Sequence[str], metadata: Sequence[Mapping[str, Any] | None]) -> int:
+        """Replace the metadata of stored documents, without encoding anything.
+
+        Args:
+            ids: Each once.
+            metadata: Dictionaries that JSON can hold, or None for none.
+
+        Returns:
+            How many documents had other metadata before.
+
+        Raises:
+            UnknownDocumentError: If one is not stored; nothing is changed.
+            ValueError: If metadata cannot be written as JSON; names the document.
+            StoreReadOnlyError: If the store was opened for reading.
+        """
+        self._check_writable()
+        lines = self._metadata_lines(ids, metadata)
+        with self._writing:
+            entries = self._entries(ids)
+            if unknown := [entry.id for entry in entries if entry.content_hash is None]:
+                raise UnknownDocumentError(unknown)
+            now = [row.metadata for row in self.checked_documents(ids)]
+            changed = [place for place, line in enumerate(lines) if line != now[place]]
+            if changed:
+                self._set_metadata([entries[place] for place in changed], [lines[place] for place in changed])
+        return len(changed)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove documents.
@@ -270,7 +414,7 @@ class Store(ABC):
         """
         self._check_writable()
         with self._writing:
-            entries = self._entries(ids)
+            entries = self._entries(list(dict.fromkeys(ids)))
             unknown = [entry.id for entry in entries if entry.content_hash is None]
             if unknown:
                 raise UnknownDocumentError(unknown)
