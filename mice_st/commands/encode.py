@@ -32,17 +32,30 @@ class EncodeOptions:
         default=DEFAULT_MODEL,
         metadata={"help": "Folder or Hub id of a MICE model, or a released model's name.", "metavar": "MODEL"},
     )
-    codec: Literal["fp32", "fp16", "int8", "int4"] = field(
-        default="fp16", metadata={"help": "Type of the stored states."}
+    codec: Literal["fp32", "fp16", "int8", "int4"] | None = field(
+        default=None, metadata={"help": "Type of the stored states (default: the store's own, int8 for a new one)."}
     )
-    long_documents: Literal["cut", "passages"] = field(
-        default="cut",
-        metadata={"help": "Cut texts beyond the maximum length, or keep overlapping passages and score by the best."},
+    long_documents: Literal["cut", "passages"] | None = field(
+        default=None,
+        metadata={
+            "help": "Cut texts beyond the maximum length, or keep overlapping passages and score by the best "
+            "(default: the store's own, cut for a new one)."
+        },
     )
     overlap: int | None = field(
         default=None, metadata={"help": "Tokens that neighbouring passages share (default: a quarter of a passage)."}
     )
-    prompt: str = field(default="", metadata={"help": "Text to put before each document."})
+    prompt: str | None = field(
+        default=None, metadata={"help": "Text to put before each document (default: the store's own)."}
+    )
+    tokenizer: Literal["unicode61", "trigram"] | None = field(
+        default=None,
+        metadata={
+            "help": "How words are told apart for BM25: by letters and digits, or by three characters each, for scripts "
+            "without spaces (default: the store's own, unicode61 for a new one)."
+        },
+    )
+    sync: bool = field(default=False, metadata={"help": "Remove stored documents that the corpus does not have."})
     processes: int = field(default=1, metadata={"help": "Processes that encode."})
     shard_documents: int = field(
         default=128, metadata={"help": "Documents in one transaction; an interrupted run loses those."}
@@ -55,7 +68,7 @@ class EncodeOptions:
         for name in ("processes", "shard_documents"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
-        if self.overlap is not None and self.long_documents == "cut":
+        if self.overlap is not None and self.long_documents != "passages":
             raise ValueError("overlap: needs --long-documents passages")
         self.model = resolve_model(self.model)
 
@@ -64,26 +77,34 @@ def run_encode(options: EncodeOptions) -> None:
     """Encode and print the counts."""
     import transformers
 
-    from mice_st.cross_encoder import MiceCrossEncoder
+    from mice_st.data.collection import check_corpus
+    from mice_st.index import MiceIndex
     from mice_st.states.encoding import encode_corpus
-    from mice_st.states.engines import open_store
-    from mice_st.states.fingerprint import fingerprint_of
 
     transformers.utils.logging.disable_progress_bar()
-    model = MiceCrossEncoder(options.model)
-    made_by = fingerprint_of(model, options.codec, options.prompt)
-    with open_store(options.store, made_by, read_only=False) as store:
+    check_corpus(options.documents)  # before a store is made that nothing would be put into
+    passages = None if options.long_documents is None else options.long_documents == "passages"
+    with MiceIndex.open(
+        options.store,
+        options.model,
+        codec=options.codec,
+        passages=passages,
+        overlap=options.overlap,
+        tokenizer=options.tokenizer,
+        prompt=options.prompt,
+    ) as index:
         report = encode_corpus(
-            model,
+            index.model,
             options.documents,
-            store,
-            passages=options.long_documents == "passages",
-            overlap=options.overlap,
+            index.store,
             processes=options.processes,
             shard_documents=options.shard_documents,
             on_error=options.on_error,
+            others="remove" if options.sync else "count",
         )
     print(report)
+    if report.left:
+        print("documents that the corpus does not have are still found; encode with --sync removes them")
 
 
 def saved_documents(options: EncodeOptions) -> str | None:

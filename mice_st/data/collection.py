@@ -26,10 +26,12 @@ class Document(NamedTuple):
     Attributes:
         id: Its id, unique in the corpus.
         text: Its text; a title, where there is one, comes first.
+        metadata: What filters can ask about: an object that JSON can hold; None if there is none.
     """
 
     id: str
     text: str
+    metadata: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

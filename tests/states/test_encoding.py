@@ -239,7 +239,7 @@ def test_impossible_arguments_are_refused(mice: MiceCrossEncoder, store: SqliteS
 
 def test_shards_end_at_a_number_of_documents_or_of_characters() -> None:
     long = Document("long", "x" * SHARD_CHARACTERS)
-    shards = encoding._cut_into_shards([*documents(5), long, Document("last", "y")], 3)
+    shards = encoding.cut_into_shards([*documents(5), long, Document("last", "y")], 3)
     assert [[document.id for document in shard] for shard in shards] == [
         ["d0", "d1", "d2"],
         ["d3", "d4"],
