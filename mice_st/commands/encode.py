@@ -20,13 +20,24 @@ class EncodeOptions:
 
     documents: str = field(
         metadata={
-            "help": "BEIR folder, JSON Lines file, or file of one text per line.",
+            "help": "BEIR folder, JSON Lines, a JSON list, CSV, TSV, Parquet, or .txt of one text per line; all but Parquet also as .gz or .zst.",
             "metavar": "FILE",
             "aliases": ("corpus",),  # of cards of released models
         }
     )
     store: str = field(
         metadata={"help": "Store to fill: a file, a folder ending in .lance, s3:// or gs://.", "metavar": "STORE"}
+    )
+    id_column: str | None = field(
+        default=None,
+        metadata={"help": "Column or field of the id (default: _id, or id).", "metavar": "NAME"},
+    )
+    text_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns or fields of the text, joined with a space (default: title, if there is one, and text).",
+            "metavar": "NAME",
+        },
     )
     model: str = field(
         default=DEFAULT_MODEL,
@@ -48,7 +59,7 @@ class EncodeOptions:
         default=128, metadata={"help": "Documents in one transaction; an interrupted run loses those."}
     )
     on_error: Literal["raise", "skip"] = field(
-        default="raise", metadata={"help": "Stop at a bad line, or skip and count it."}
+        default="raise", metadata={"help": "Stop at a bad line or row, or skip and count it."}
     )
 
     def __post_init__(self) -> None:
@@ -65,23 +76,26 @@ def run_encode(options: EncodeOptions) -> None:
     import transformers
 
     from mice_st.cross_encoder import MiceCrossEncoder
+    from mice_st.data.reader import read_corpus
     from mice_st.states.encoding import encode_corpus
     from mice_st.states.engines import open_store
     from mice_st.states.fingerprint import fingerprint_of
 
     transformers.utils.logging.disable_progress_bar()
+    documents = read_corpus(
+        options.documents, options.on_error, id_column=options.id_column, text_columns=options.text_columns
+    )
     model = MiceCrossEncoder(options.model)
     made_by = fingerprint_of(model, options.codec, options.prompt)
     with open_store(options.store, made_by, read_only=False) as store:
         report = encode_corpus(
             model,
-            options.documents,
+            documents,
             store,
             passages=options.long_documents == "passages",
             overlap=options.overlap,
             processes=options.processes,
             shard_documents=options.shard_documents,
-            on_error=options.on_error,
         )
     print(report)
 

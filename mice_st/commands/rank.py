@@ -34,8 +34,19 @@ class RankOptions:
     documents: str | None = field(
         default=None,
         metadata={
-            "help": "File of one text per line, JSON Lines, or a BEIR folder; - reads standard input.",
+            "help": "BEIR folder, JSON Lines, a JSON list, CSV, TSV, Parquet, or .txt of one text per line; all but Parquet also as .gz or .zst; - reads standard input.",
             "metavar": "FILE",
+        },
+    )
+    id_column: str | None = field(
+        default=None,
+        metadata={"help": "Column or field of the id (default: _id, or id).", "metavar": "NAME"},
+    )
+    text_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns or fields of the text, joined with a space (default: title, if there is one, and text).",
+            "metavar": "NAME",
         },
     )
     store: str | None = field(
@@ -71,6 +82,8 @@ class RankOptions:
             raise ValueError("give either --documents or --store, and not both")
         if self.store is None and (self.ids is not None or self.first_stage is not None):
             raise ValueError("ids and first_stage: need --store")
+        if self.store is not None and (self.id_column is not None or self.text_columns is not None):
+            raise ValueError("id_column and text_columns: need --documents")
         if self.ids is not None and self.first_stage is not None:
             raise ValueError("first_stage: with --ids there is nothing to search for")
         if self.store is not None and self.long_documents != "cut":
@@ -96,9 +109,12 @@ def run_rank(options: RankOptions) -> None:
 
 def _rank_texts(options: RankOptions) -> list[dict[str, Any]]:
     """Rank the texts of a file."""
-    from mice_st.data.collection import read_corpus
+    from tqdm import tqdm
 
-    documents = list(read_corpus(options.documents or ""))
+    from mice_st.data.reader import read_corpus
+
+    reader = read_corpus(options.documents or "", id_column=options.id_column, text_columns=options.text_columns)
+    documents = list(tqdm(reader, "Reading", unit="document", delay=2))
     if not documents:
         raise ValueError(f"{options.documents}: there are no documents")
     model = _load(options)

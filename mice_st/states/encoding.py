@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from mice_st.data.collection import Document, OnError, read_corpus
+from mice_st.data.reader import CorpusReader
 
 from .fingerprint import fingerprint_of, module_of
 from .identity import content_hash
@@ -93,7 +94,7 @@ def encode_corpus(
 
     Args:
         model: A ``MiceCrossEncoder``, or its ``MiceTransformer``.
-        corpus: What ``read_corpus`` takes, or documents, each id once.
+        corpus: What ``read_corpus`` takes or returns, or documents, each id once.
         store: Open for writing, made with ``fingerprint_of(model, codec, prompt)``; its prompt is put before each
             document.
         passages: Cut a document beyond the maximum length into overlapping passages, instead of leaving its rest out.
@@ -102,7 +103,7 @@ def encode_corpus(
         processes: Processes that encode; with several, a script must guard its start with ``if __name__ ==
             "__main__"``.
         shard_documents: Documents in a transaction; fewer where they have many characters.
-        on_error: What to do about bad lines: ``"raise"``, or ``"skip"`` and count them.
+        on_error: What to do about bad lines: ``"raise"``, or ``"skip"`` and count them. A reader has its own.
         show_progress_bar: None shows one where the work takes over two seconds.
 
     Returns:
@@ -124,19 +125,14 @@ def encode_corpus(
     shared = check_overlap(module, overlap) if passages else None
     report = EncodeReport()
     started = monotonic()
-    lines = None
-    if str(corpus) == "-":
+    documents: Iterable[Document] = read_corpus(corpus, on_error) if isinstance(corpus, str | Path) else corpus
+    reader = documents if isinstance(documents, CorpusReader) else None
+    if reader is not None and reader.path == "-":
         raise ValueError("corpus: standard input cannot be read again to go on after a kill; give a file or a folder.")
-    if isinstance(corpus, str | Path):
-        documents: Iterable[Document] = read_corpus(corpus, on_error)
-        lines = _count_lines(corpus)
-    else:
-        documents = corpus
     errors: list[Exception] = []
     shards = _until_error(_cut_into_shards(documents, shard_documents), errors)
     stale_shards = (_Shard(shard, _stale(store, shard, shared)) for shard in shards)
     with tqdm(
-        total=lines,
         desc="Documents",
         unit="document",
         smoothing=0,
@@ -149,13 +145,14 @@ def encode_corpus(
             unchanged = len(shard.documents) - len(shard.stale)
             report.documents += len(shard.documents)
             report.unchanged += unchanged
+            progress.total = None if reader is None else reader.total
             progress.initial += unchanged  # counts as done, but not as this run's speed
             progress.update(len(shard.documents))
     report.seconds = monotonic() - started
     if errors:
         raise errors[0]
-    if lines is not None:
-        report.skipped_lines = lines - report.documents
+    if reader is not None:
+        report.skipped_lines = reader.skipped
     return report
 
 
@@ -238,10 +235,3 @@ def _put(
     report.cut += encoded.cut
     report.long += sum(count > 1 for count in encoded.passages)
     report.passages += sum(count for count in encoded.passages if count > 1)
-
-
-def _count_lines(corpus: str | Path) -> int:
-    """Lines that ``read_corpus`` takes for documents, for the progress bar and the count of bad ones."""
-    file = Path(corpus)
-    with (file / "corpus.jsonl" if file.is_dir() else file).open("rb") as lines:
-        return sum(1 for line in lines if line.strip())
