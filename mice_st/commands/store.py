@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
+from mice_st.commands.encode import refuse_empty
+
 Action = Literal["info", "verify", "compact", "repair", "delete", "sync", "migrate", "upgrade", "backup", "index"]
 
 # What an action needs beside the store, and what it may have.
@@ -17,7 +19,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 TAKES: dict[str, tuple[str, ...]] = {
     "repair": ("model",),
-    "sync": ("model",),
+    "sync": ("model", "id_column", "text_columns"),
     "migrate": ("codec",),
     "index": ("tokenizer",),
 }
@@ -54,6 +56,12 @@ class StoreOptions:
     codec: Literal["fp32", "fp16", "int8", "int4"] | None = field(
         default=None, metadata={"help": "Type of the states after migrate (default: as before)."}
     )
+    id_column: str | None = field(
+        default=None, metadata={"help": "Column of the ids of documents (default: _id or id).", "metavar": "NAME"}
+    )
+    text_columns: list[str] | None = field(
+        default=None, metadata={"help": "Columns of their texts (default: title and text).", "metavar": "NAME"}
+    )
     output: str | None = field(default=None, metadata={"help": "Where backup writes the copy.", "metavar": "FILE"})
     tokenizer: Literal["unicode61", "trigram"] | None = field(
         default=None, metadata={"help": "How index tells words apart from now on (default: as before)."}
@@ -63,12 +71,12 @@ class StoreOptions:
         if self.action not in get_args(Action):
             raise ValueError(f"action: there is no {self.action!r}; choose from {', '.join(get_args(Action))}")
         needed = NEEDS.get(self.action, ())
-        for name in ("ids", "documents", "model", "codec", "output", "tokenizer"):
-            given = getattr(self, name) is not None
+        for name in ("ids", "documents", "id_column", "text_columns", "model", "codec", "output", "tokenizer"):
+            given, option = getattr(self, name) is not None, name.replace("_", "-")
             if name in needed and not given:
-                raise ValueError(f"{self.action}: needs --{name}")
+                raise ValueError(f"{self.action}: needs --{option}")
             if given and name not in (*needed, *TAKES.get(self.action, ())):
-                raise ValueError(f"{self.action}: takes no --{name}")
+                raise ValueError(f"{self.action}: takes no --{option}")
 
 
 def run_store(options: StoreOptions) -> int:
@@ -144,13 +152,15 @@ def _delete(options: StoreOptions) -> int:
 
 
 def _sync(options: StoreOptions) -> int:
-    from mice_st.data.collection import check_corpus
+    from mice_st.data.reader import read_corpus
     from mice_st.index import MiceIndex
     from mice_st.states.encoding import encode_corpus
 
-    check_corpus(options.documents or "")
+    path, columns = options.documents or "", (options.id_column, options.text_columns)
+    refuse_empty(path, "raise", *columns)
+    documents = read_corpus(path, id_column=options.id_column, text_columns=options.text_columns)
     with MiceIndex.open(options.store, options.model) as index:
-        print(encode_corpus(index.model, options.documents or "", index.store, others="remove"))
+        print(encode_corpus(index.model, documents, index.store, others="remove"))
     return 0
 
 

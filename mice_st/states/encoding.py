@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from mice_st.data.collection import Document, OnError, read_corpus
+from mice_st.data.reader import CorpusReader
 
 from .fingerprint import fingerprint_of, module_of
 from .identity import content_hash
@@ -104,7 +105,7 @@ def encode_corpus(
 
     Args:
         model: A ``MiceCrossEncoder``, or its ``MiceTransformer``.
-        corpus: What ``read_corpus`` takes, or documents, each id once.
+        corpus: What ``read_corpus`` takes or returns, or documents, each id once.
         store: Open for writing, made with ``fingerprint_of(model, codec, prompt)``; its prompt is put before each
             document.
         passages: Cut a document beyond the maximum length into overlapping passages, instead of leaving its rest out;
@@ -114,9 +115,9 @@ def encode_corpus(
         processes: Processes that encode; with several, a script must guard its start with ``if __name__ ==
             "__main__"``.
         shard_documents: Documents in a transaction; fewer where they have many characters.
-        on_error: What to do about bad lines: ``"raise"``, or ``"skip"`` and count them.
+        on_error: What to do about bad lines: ``"raise"``, or ``"skip"`` and count them. A reader has its own.
         others: What to do about stored documents that the corpus does not have, once all of it has been read without an
-            error.
+            error. Where bad lines were skipped, none is removed.
         show_progress_bar: None shows one where the work takes over two seconds.
 
     Returns:
@@ -142,19 +143,14 @@ def encode_corpus(
     report = EncodeReport()
     seen: set[str] = set()
     started = monotonic()
-    lines = None
-    if str(corpus) == "-":
+    documents: Iterable[Document] = read_corpus(corpus, on_error) if isinstance(corpus, str | Path) else corpus
+    reader = documents if isinstance(documents, CorpusReader) else None
+    if reader is not None and reader.path == "-":
         raise ValueError("corpus: standard input cannot be read again to go on after a kill; give a file or a folder.")
-    if isinstance(corpus, str | Path):
-        documents: Iterable[Document] = read_corpus(corpus, on_error)
-        lines = _count_lines(corpus)
-    else:
-        documents = corpus
     errors: list[Exception] = []
     shards = _until_error(cut_into_shards(documents, shard_documents), errors)
     stale_shards = (_Shard(shard, _stale(store, shard, shared)) for shard in shards)
     with tqdm(
-        total=lines,
         desc="Documents",
         unit="document",
         smoothing=0,
@@ -170,15 +166,16 @@ def encode_corpus(
             _update_metadata(store, shard, report)
             seen.update(document.id for document in shard.documents)
             if not progress.disable:
+                progress.total = None if reader is None else reader.total
                 progress.initial += unchanged  # counts as done, but not as this run's speed
             progress.update(len(shard.documents))
     report.seconds = monotonic() - started
     if errors:
         raise errors[0]
-    if others != "ignore":
-        _count_or_remove_others(store, seen, others == "remove", report)
-    if lines is not None:
-        report.skipped_lines = lines - report.documents
+    if reader is not None:
+        report.skipped_lines = reader.skipped
+    if others != "ignore":  # a document whose line was skipped has not left the corpus
+        _count_or_remove_others(store, seen, others == "remove" and not report.skipped_lines, report)
     return report
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from os import PathLike, fspath
 from pathlib import Path
 
-from .errors import StoreNotFoundError
+from .errors import StoreError, StoreNotFoundError
 from .identity import Fingerprint, StoreSettings
 from .sqlite_store import SqliteStore
 from .sqlite_upgrade import upgrade_sqlite
@@ -44,6 +44,17 @@ def open_store(
     if storage_options:
         raise ValueError(f"{name} is a SQLite store, which takes no storage_options")
     return SqliteStore(name, fingerprint, read_only=read_only, settings=settings)
+
+
+def store_exists(path: str | PathLike[str]) -> bool:
+    """Whether there is a store, of any version and model, or a damaged one."""
+    try:
+        open_store(path, None, read_only=True).close()
+    except StoreNotFoundError:
+        return False
+    except StoreError:
+        return True
+    return True
 
 
 def upgrade_store(path: str | PathLike[str]) -> int:
