@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mice_st.data.first_stage import Run
+from mice_st.data.runs import Run
 from mice_st.evaluation.mteb_candidates import find_candidates
 from mice_st.evaluation.mteb_model import import_mteb, make_model_meta, model_revision
 from mice_st.evaluation.mteb_run import FixedRun, main_score, measure, to_task_result

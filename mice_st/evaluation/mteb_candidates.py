@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mice_st.data.first_stage import Run, read_run
+from mice_st.data.runs import Run, read_run
 from mice_st.evaluation.mteb_model import import_mteb
 from mice_st.evaluation.mteb_tasks import SuiteTask, hash_collection
 from mice_st.evaluation.suites import CandidateSet, cached_candidates, cached_run

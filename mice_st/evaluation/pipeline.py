@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from mice_st.data.first_stage import Run
+from mice_st.data.runs import Run
 from mice_st.evaluation.cost import Costs, describe_timing, use_threads
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.per_query import QUERY_METRICS, find_ceilings, query_figures, write_per_query

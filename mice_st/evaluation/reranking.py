@@ -10,7 +10,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Collection
-from mice_st.data.first_stage import Run
+from mice_st.data.runs import Run
 from mice_st.evaluation.blocks import DOCUMENTS_AT_ONCE, QUERIES_AT_ONCE, progress_bar, rank_in_blocks
 from mice_st.evaluation.metrics import RunMetrics, evaluate_run
 from mice_st.evaluation.vectors import encode_vectors, rank_by_vectors

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mice_st.data.collection import Collection
-from mice_st.data.first_stage import BM25, Run
+from mice_st.data.first_stage import BM25
+from mice_st.data.runs import Run
 from mice_st.data.sources import load_collection
 from mice_st.evaluation.systems import BM25_NAME
 from mice_st.files import read_json, write_json

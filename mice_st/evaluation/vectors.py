@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
 from mice_st.data.collection import Collection
-from mice_st.data.first_stage import Run
+from mice_st.data.runs import Run
 from mice_st.evaluation.blocks import DOCUMENTS_AT_ONCE
 
 

@@ -10,7 +10,8 @@ import torch
 from tqdm.auto import tqdm
 
 from mice_st.data.collection import Collection
-from mice_st.data.first_stage import BM25, Run
+from mice_st.data.first_stage import BM25
+from mice_st.data.runs import Run
 from mice_st.modeling.st_mice import check_text
 from mice_st.training.row_format import TrainingRow, check_query
 

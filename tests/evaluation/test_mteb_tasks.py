@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mice_st.data.collection import Collection, write_beir
-from mice_st.data.first_stage import BM25, write_run
+from mice_st.data.first_stage import BM25
+from mice_st.data.runs import write_run
 from mice_st.data.python_docs import load_python_docs
 from mice_st.evaluation.mteb_candidates import find_candidates
 from mice_st.evaluation.mteb_run import FixedRun, measure
