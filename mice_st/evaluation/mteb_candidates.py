@@ -121,15 +121,22 @@ def search_with(entry: SuiteTask, model: Any, top_k: int) -> Run:
         Query id -> document id -> score, best first; equal scores are ordered by document id.
     """
     entry.task._top_k = top_k  # private; how deep mteb's search goes
-    found = run_mteb(entry, model, batch_size=64)[1]
+    found = run_mteb(entry, model, batch_size=64, show_progress_bar=True)[1]
     return {
         query_id: dict(sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:top_k])
         for query_id, scores in found.items()
     }
 
 
-def run_mteb(entry: SuiteTask, model: Any, batch_size: int) -> tuple[Any, Run]:
+def run_mteb(entry: SuiteTask, model: Any, batch_size: int, show_progress_bar: bool | None = None) -> tuple[Any, Run]:
     """Evaluate a model on a task with mteb, and nothing of an earlier evaluation.
+
+    Args:
+        entry: The task.
+        model: What ``mteb.evaluate`` takes.
+        batch_size: Pairs or texts computed at a time.
+        show_progress_bar: None leaves it to ``MiceSearch``, which shows one where the work takes over two seconds; a
+            model of mteb's or of sentence-transformers' shows one from the first moment on, or none.
 
     Returns:
         mteb's ``TaskResult``, and the scores that it was computed from, query id -> document id -> score.
@@ -141,7 +148,7 @@ def run_mteb(entry: SuiteTask, model: Any, batch_size: int) -> tuple[Any, Run]:
             entry.task,
             cache=None,
             co2_tracker=False,
-            encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},
+            encode_kwargs={"batch_size": batch_size, "show_progress_bar": show_progress_bar},
             prediction_folder=folder,
             show_progress_bar=False,
         )

@@ -184,7 +184,10 @@ def _measure_set(
             if missing:
                 model = _load_all(missing, models)[source]
                 began = perf_counter()
-                runs = _runs(model, missing, entry, settings.batch_size)
+                try:
+                    runs = _runs(model, missing, entry, settings.batch_size)
+                except ValueError as error:
+                    raise ValueError(f"{missing[0].name} on {name}: {error}") from error
                 seconds = perf_counter() - began
                 for system in missing:
                     path, key = files[system.name]

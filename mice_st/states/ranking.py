@@ -74,12 +74,27 @@ def rank_store(
     scores = score_store(module, store, encoded, ids, batch_size, show_progress_bar)
     if activation_fn is not None:
         scores = activation_fn(scores)
+    refuse_not_finite(scores)
     ranked = sorted(zip(ids, scores.tolist(), strict=True), key=lambda pair: pair[1], reverse=True)[:top_k]
     results: list[dict[str, Any]] = [{"corpus_id": id_, "score": score} for id_, score in ranked]
     if return_documents:
         for result, (_, text) in zip(results, store.texts([id_ for id_, _ in ranked]), strict=True):
             result["text"] = text
     return results
+
+
+def refuse_not_finite(scores: Tensor) -> None:
+    """Refuse scores that order nothing; the model checks its logits, but not what an activation makes of them.
+
+    Args:
+        scores: ``(n,)``, any floating dtype.
+
+    Raises:
+        ValueError: If a score is NaN or infinite; names the rows.
+    """
+    if not bool(scores.isfinite().all()):
+        rows = (~scores.isfinite()).reshape(len(scores), -1).any(-1).nonzero().flatten().tolist()
+        raise ValueError(f"Scores are not finite in rows {rows[:10]}: the activation function makes them so.")
 
 
 def encode_query(module: MiceTransformer, query: str) -> EncodedTexts:
