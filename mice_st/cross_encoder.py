@@ -25,7 +25,7 @@ from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.modeling.modeling_mice import MiceForSequenceClassification
 from mice_st.modeling.st_mice import CHARACTERS_PER_TOKEN, MiceTransformer, check_pair, check_text, is_states
 from mice_st.states.passages import check_overlap, join_passages, split_passages, tokenize_documents
-from mice_st.states.ranking import rank_store
+from mice_st.states.ranking import rank_store, refuse_not_finite
 from mice_st.states.store import Store
 
 BLOCK_TOKENS = 16_384  # tokens of the documents that are scored in one forward pass: about a second's work on a CPU
@@ -208,6 +208,7 @@ class MiceCrossEncoder(CrossEncoder):
             max_length,
         )
         scores = (activation_fn or self.activation_fn)(scores)
+        refuse_not_finite(scores)
         if is_single_pair:
             return scores[0] if convert_to_tensor or not convert_to_numpy else scores[0].cpu().numpy()[()]
         if convert_to_tensor:

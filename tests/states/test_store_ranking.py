@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from mice_st import MiceCrossEncoder
 from mice_st.commands import main as cli
 from mice_st.data.collection import Document
-from mice_st.data.first_stage import BM25
 from mice_st.states import ranking
 from mice_st.states.encoding import encode_corpus
 from mice_st.states.engines import open_store
 from mice_st.states.errors import StoreCorruptError, StoreError, StoreMismatchError, UnknownDocumentError
 from mice_st.states.fingerprint import fingerprint_of
-from mice_st.states.passages import tokenize_documents
 from mice_st.states.first_stage import find, fuse
+from mice_st.states.passages import tokenize_documents
 from mice_st.states.sqlite_store import SqliteStore
 from tests.text_pairs import rank_alike
 
