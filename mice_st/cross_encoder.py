@@ -142,7 +142,10 @@ class MiceCrossEncoder(CrossEncoder):
         overlap: int | None = None,
         **kwargs: Any,
     ) -> list[Tensor] | np.ndarray | Tensor:
-        """Score pairs, as ``CrossEncoder.predict`` does; each equal query and document is encoded once.
+        """Score pairs, as ``CrossEncoder.predict`` does.
+
+        Each equal document is encoded once for every ``BLOCK_QUERIES`` of its queries, each equal query once for every block of documents
+        that it asks for. In memory are the pairs, 8 bytes for each token, and what is computed for one block.
 
         Args:
             inputs: ``(query, document)`` pairs, ``(n,)``, or one pair. A document is a string, ``DocumentStates``, or what else a row of

@@ -171,7 +171,7 @@ def test_misspelt_arguments_are_refused(mice: MiceCrossEncoder) -> None:
         lambda: mice.rank(QUERY, TEXTS, topk=1),
         lambda: mice.predict(PAIRS, batchsize=1),
         lambda: mice.predict(PAIRS, pool={}, batchsize=1),
-        lambda: mice.encode_documents(TEXTS, batch_size=1),
+        lambda: mice.encode_documents(TEXTS, batch_size=1),  # type: ignore[call-arg]
         lambda: mice.predict(PAIRS, processing_kwargs={"image": {}}),
     ):
         with pytest.raises((TypeError, ValueError), match=r"topk|batchsize|batch_size|image"):

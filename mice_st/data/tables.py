@@ -19,6 +19,7 @@ MOST_CHARACTERS = 100_000_000  # of a cell; a quote that is never closed ends th
 NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are no UTF-8
 PANDAS_INDEX = "__index_level_"
 BATCH_ROWS = 128  # rows of Parquet that are decoded at a time
+BUFFER = 2**20  # bytes of a column that are read at a time; without it pyarrow reads those of a whole row group
 
 
 def csv_rows(lines: Iterator[bytes], delimiter: str, check: CheckColumns) -> Iterator[Row]:
@@ -134,7 +135,7 @@ class _OpenParquet:
         self._errors = (pyarrow.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError, MemoryError)
         self._stream = file.open("rb")  # its own errors name the file
         try:
-            self._file = pyarrow.parquet.ParquetFile(self._stream)
+            self._file = pyarrow.parquet.ParquetFile(self._stream, buffer_size=BUFFER, pre_buffer=False)
             self.count: int = self._file.metadata.num_rows
             self.names: list[str] = list(self._file.schema_arrow.names)
         except self._errors as error:

@@ -356,6 +356,29 @@ def test_a_long_file_is_not_held_in_memory(tmp_path: Path, ending: str) -> None:
     assert peak < 1_500_000
 
 
+def test_a_row_group_of_parquet_is_not_held_in_memory(tmp_path: Path) -> None:
+    """Many writers put all rows into one."""
+    texts = [
+        " ".join(str((number * 7919 + place * 104_729) % 100_003) for place in range(1200)) for number in range(4000)
+    ]
+    written = pyarrow.table({"id": list(map(str, range(4000))), "text": texts})
+    parquet.write_table(
+        written, tmp_path / "one.parquet", row_group_size=4000, compression="none", use_dictionary=False
+    )
+    assert (tmp_path / "one.parquet").stat().st_size > 24_000_000
+    del written
+    before = pyarrow.total_allocated_bytes()
+    tracemalloc.start()
+    try:
+        held = [pyarrow.total_allocated_bytes() - before for _ in read_corpus(tmp_path / "one.parquet")]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(held) == 4000
+    assert max(held) < 12_000_000
+    assert peak < 12_000_000
+
+
 def test_the_total_is_estimated_from_what_was_read(tmp_path: Path) -> None:
     file = tmp_path / "corpus.jsonl"
     file.write_bytes(json_lines([{"id": str(number), "text": "x" * 1000} for number in range(1000)]))
