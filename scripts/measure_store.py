@@ -35,7 +35,7 @@ from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.states.encoding import document_hash
 
 MODEL = str(Path(__file__).parents[1] / "hub_cards" / "mice-mini")
-ENCODED = 500  # texts that are really encoded
+ENCODED = 100  # texts that are really encoded
 BATCH = 500
 
 
@@ -67,7 +67,7 @@ def fill(index: MiceIndex, texts: list[str], tokens: int | None, first: int = 0)
         first: Number of the first.
     """
     model = index.model
-    encoded = model.encode_documents(texts[:ENCODED])
+    encoded = model.encode_documents(texts[:ENCODED], show_progress_bar=False)
     pool = torch.cat([document.states for document in encoded])
     pool_ids = torch.cat([document.input_ids for document in encoded])
     generator = torch.Generator().manual_seed(first)

@@ -22,8 +22,8 @@ def ignore_identical_ids_flag() -> Any:
     return field(
         default=False,
         metadata={
-            "help": "Leave the document that has the query's id out of its candidates whatever its text is, as BEIR does (default: only "
-            "where it has the query's text too)."
+            "help": "Leave the document that has the query's id out of its candidates whatever its text is, as BEIR does; otherwise only "
+            "where it has the query's text too."
         },
     )
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from mice_st.data.collection import Collection
+from mice_st.data.own_documents import find_own_documents, search_without_own
 from mice_st.data.runs import Run
 
 # A progress bar is shown only where the work takes longer than this.
@@ -88,6 +90,23 @@ class BM25:
         """The words of a text, lower-cased, without stop words."""
         words: list[str] = self._bm25s.tokenize([text], stopwords="en", return_ids=False, show_progress=False)[0]
         return words
+
+
+def bm25_candidates(collection: Collection, top_k: int, left_out: frozenset[str] | None = None) -> Run:
+    """The documents that a re-ranker orders anew: BM25's best ones of each query, without those that are the query itself.
+
+    Args:
+        collection: Corpus and queries.
+        top_k: Documents of a query at most.
+        left_out: Queries whose own document is no candidate; None finds them, see ``find_own_documents``.
+
+    Raises:
+        ImportError: As ``BM25``.
+        ValueError: As ``BM25`` and its ``search``.
+    """
+    left_out = find_own_documents(collection).left_out if left_out is None else left_out
+    bm25 = BM25(collection.corpus)
+    return search_without_own(lambda depth: bm25.search(collection.queries, depth), top_k, left_out)
 
 
 def _check_texts(texts: Mapping[str, str], what: str) -> None:

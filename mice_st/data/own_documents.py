@@ -52,8 +52,8 @@ def find_own_documents(collection: Collection, ignore_identical_ids: bool = Fals
     found = OwnDocuments(frozenset(left_out), frozenset(same - left_out))
     if found.kept:
         logger.warning(
-            "%s: %d queries have the id of a document with another text, the first %r; these documents stay candidates "
-            "(--ignore-identical-ids leaves them out)",
+            "%s: %d queries have the id of a document with another text, the first %r; these documents stay candidates, "
+            "unless identical ids are ignored",
             collection.name,
             len(found.kept),
             min(found.kept),

@@ -63,7 +63,13 @@ class FixedRun:
         return {query_id: dict(self._run.get(query_id, {})) for query_id in queries["id"]}
 
 
-def measure(entry: SuiteTask, candidates: CandidateSet, model: Any, batch_size: int = 64) -> TaskMeasurement:
+def measure(
+    entry: SuiteTask,
+    candidates: CandidateSet,
+    model: Any,
+    batch_size: int = 64,
+    show_progress_bar: bool | None = None,
+) -> TaskMeasurement:
     """Let a system re-rank the candidates of a task.
 
     Args:
@@ -71,12 +77,13 @@ def measure(entry: SuiteTask, candidates: CandidateSet, model: Any, batch_size: 
         candidates: The task's candidates.
         model: A ``MiceSearch``, a ``FixedRun``, or anything else that ``mteb.evaluate`` takes.
         batch_size: Pairs or texts computed at a time.
+        show_progress_bar: As for ``run_mteb``.
 
     Raises:
         ValueError: If a score is not finite, or a candidate was not scored; names query and document.
     """
     rerank_only(entry, candidates)
-    result, run = run_mteb(entry, model, batch_size)
+    result, run = run_mteb(entry, model, batch_size, show_progress_bar)
     missing = [
         (query_id, document_id)
         for query_id, found in candidates.candidates.items()

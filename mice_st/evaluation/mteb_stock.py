@@ -60,7 +60,7 @@ def compare_with_stock(
             start = perf_counter()
             by_ours = measure(entry, candidates, ours, batch_size)
             middle = perf_counter()
-            by_stock = measure(entry, candidates, stock, batch_size)
+            by_stock = measure(entry, candidates, stock, batch_size, show_progress_bar=True)
             rows.append(
                 {
                     "set": entry.collection.name,

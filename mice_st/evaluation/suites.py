@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mice_st.data.collection import Collection
-from mice_st.data.first_stage import BM25
-from mice_st.data.own_documents import find_own_documents, search_without_own
+from mice_st.data.first_stage import bm25_candidates
+from mice_st.data.own_documents import find_own_documents
 from mice_st.data.runs import Run
 from mice_st.data.sources import load_collection
 from mice_st.evaluation.systems import BM25_NAME
@@ -156,12 +156,7 @@ def cached_candidates(
         digest.update(json.dumps(sorted(texts.items())).encode())
     key = digest.hexdigest()
     path = cache / "candidates" / f"{collection.name}-{key[:16]}.json"
-
-    def search() -> Run:
-        bm25 = BM25(collection.corpus)
-        return search_without_own(lambda depth: bm25.search(collection.queries, depth), top_k, left_out)
-
-    return cached_run(path, key, search), key
+    return cached_run(path, key, lambda: bm25_candidates(collection, top_k, left_out)), key
 
 
 def cached_run(path: Path, key: str, make: Callable[[], Run]) -> Run:

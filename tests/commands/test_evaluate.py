@@ -314,6 +314,93 @@ def test_the_hash_of_a_model_sees_weights_and_not_its_card(mice_folder: Path, tm
     assert model_hash(str(tmp_path / "copy")) != model_hash(str(mice_folder))
 
 
+GRADED = Collection(
+    "graded",
+    {"a": "cat berlin", "b": "cat cat", "c": "river cat", "q2": "museum river", "own": "capital city"},
+    {"q1": "cat", "q2": "museum", "own": "capital city"},
+    {"q1": {"a": 1, "b": 2, "c": 0}, "q2": {"q2": 1}, "own": {"c": 1, "q2": 2}},
+)
+
+
+@pytest.fixture
+def graded(tmp_path: Path) -> list[str]:
+    """Arguments for a folder with grades, a query that is a document, and one that has only a document's id."""
+    write_beir(GRADED, tmp_path / "graded", "test")
+    return ["evaluate", "--model", "bm25", "--suite", f"folder:{tmp_path / 'graded'}", "--output"]
+
+
+def test_a_threshold_moves_all_figures_but_ndcg_and_is_recorded(
+    graded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mteb")
+    output = str(tmp_path / "one.json")
+    assert cli.main([*graded, output]) == 0
+    one = json.loads((tmp_path / "one.json").read_text())
+    assert {"relevance_threshold", "ignore_identical_ids", "strict"}.isdisjoint(one["options"])
+    assert cli.main([*graded, str(tmp_path / "two.json"), "--relevance-threshold", "2"]) == 0
+    two = json.loads((tmp_path / "two.json").read_text())
+    assert two["options"]["relevance_threshold"] == 2
+    run = BM25(GRADED.corpus).search(GRADED.queries, 100)
+    del run["own"]["own"]
+    for results, threshold in ((one, 1), (two, 2)):
+        figures, expected = results["systems"][0]["sets"]["graded"], evaluate_run(GRADED.qrels, run, threshold)
+        assert figures["ndcg@10"] == expected.ndcg_at_10
+        assert figures["ndcg@20"] == expected.ndcg_at_20
+        assert figures["mrr@10"] == expected.mrr_at_10
+        assert figures["success@1"] == expected.success_at_1
+        assert figures["precision@10"] == expected.precision_at_10
+    first, second = (results["systems"][0]["sets"]["graded"] for results in (one, two))
+    assert first["ndcg@10"] == second["ndcg@10"]
+    assert first["mrr@10"] > second["mrr@10"]
+    capsys.readouterr()
+    assert cli.main([*graded, output, "--relevance-threshold", "2"]) == 2
+    assert "holds figures with another relevance_threshold" in capsys.readouterr().err
+    assert cli.main([*graded, str(tmp_path / "x.json"), "--relevance-threshold", "0"]) == 2
+    assert "relevance_threshold: must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_identical_ids_are_kept_counted_or_ignored(graded: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("mteb")
+    assert cli.main([*graded, str(tmp_path / "kept.json")]) == 0
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    assert (kept["sets"][0]["own_documents_left_out"], kept["sets"][0]["identical_ids_kept"]) == (1, 1)
+    assert kept["systems"][0]["sets"]["graded"]["success@1"] == pytest.approx(2 / 3)  # q2 finds the document q2
+    # In the same place: the results of mteb beside it would be taken for comparable.
+    again = [*graded, str(tmp_path / "kept.json"), "--ignore-identical-ids", "--overwrite"]
+    assert cli.main(again) == 2
+    assert cli.main([*graded, str(tmp_path / "ignored.json"), "--ignore-identical-ids"]) == 0
+    ignored = json.loads((tmp_path / "ignored.json").read_text())
+    assert ignored["options"]["ignore_identical_ids"] is True
+    assert ignored["sets"][0]["own_documents_left_out"] == 2
+    assert "identical_ids_kept" not in ignored["sets"][0]
+    assert ignored["systems"][0]["sets"]["graded"]["success@1"] == pytest.approx(1 / 3)
+
+
+def test_strict_refuses_what_is_otherwise_counted(
+    graded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mteb")
+    with (tmp_path / "graded" / "qrels" / "test.tsv").open("a") as lines:
+        lines.write("q1\tgone\t1\n")
+    assert cli.main([*graded, str(tmp_path / "o.json"), "--strict"]) == 2
+    assert "test.tsv, line 8: document 'gone' is not in the corpus" in capsys.readouterr().err
+    assert cli.main([*graded, str(tmp_path / "o.json")]) == 0
+
+
+def test_the_suites_that_are_read_without_mteb_leave_own_documents_out_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_beir(GRADED, tmp_path / "graded", "test")
+    monkeypatch.setitem(suites.SUITES, "own", (SuiteSet("graded:test", "g"),))
+    arguments = ["--suite", "own", "--data", str(tmp_path), "--time-queries", "0", "--top-k", "1"]
+    assert cli.main(["evaluate", "--model", "bm25", *arguments, "--output", str(tmp_path / "o.json")]) == 0
+    (described,) = json.loads((tmp_path / "o.json").read_text())["sets"]
+    assert (described["own_documents_left_out"], described["identical_ids_kept"]) == (1, 1)
+    made = GRADED.queries | {"own": "capital city"}
+    run, _ = cached_candidates(Collection("graded", GRADED.corpus, made, GRADED.qrels), 1, tmp_path, frozenset({"own"}))
+    assert run == {"q1": {"b": run["q1"]["b"]}, "q2": {"q2": run["q2"]["q2"]}, "own": {}}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -3,6 +3,7 @@
 import pytest
 
 from mice_st.data.collection import Collection
+from mice_st.data.first_stage import bm25_candidates
 from mice_st.data.own_documents import find_own_documents, search_without_own, without_own
 
 ARGUANA = Collection(
@@ -39,3 +40,14 @@ def test_a_query_without_its_own_document_has_as_many_candidates() -> None:
     assert search_without_own(search, 2, set()) == {"a": {"a": 3.0, "b": 2.0}, "q": {"a": 3.0, "b": 2.0}}
     assert asked == [3, 2], "nothing changes where no document is left out"
     assert without_own(ranked, {"a"})["a"] == {"b": 2.0, "c": 1.0}
+
+
+def test_candidates_of_bm25_are_without_them() -> None:
+    found = bm25_candidates(ARGUANA, 2)
+    assert {query: list(scores) for query, scores in found.items()} == {
+        "a": ["b", "d"],  # "is" is a stop word; the document "a" itself would be the first
+        "b": ["d", "a"],
+        "c": [],
+        "d": ["b", "d"],
+        "q": [],
+    }

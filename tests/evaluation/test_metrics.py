@@ -51,12 +51,12 @@ def test_by_hand_with_a_threshold() -> None:
         assert figures.per_query["q1"].ndcg_at_10 == pytest.approx(gain / ideal, abs=1e-9)
         assert figures.per_query["q2"].ndcg_at_10 == 1.0
     # With 2, b at rank 2, c at rank 4 and the lost one are relevant; nothing is for q2.
-    figures = two.per_query["q1"]
-    assert figures.reciprocal_rank_at_10 == 0.5
-    assert figures.average_precision == pytest.approx((1 / 2 + 2 / 4 + 0) / 3)
-    assert figures.recall == pytest.approx(2 / 3)
-    assert (figures.success_at_1, figures.success_at_5) == (0.0, 1.0)
-    assert figures.precision_at_10 == pytest.approx(0.2)
+    first = two.per_query["q1"]
+    assert first.reciprocal_rank_at_10 == 0.5
+    assert first.average_precision == pytest.approx((1 / 2 + 2 / 4 + 0) / 3)
+    assert first.recall == pytest.approx(2 / 3)
+    assert (first.success_at_1, first.success_at_5) == (0.0, 1.0)
+    assert first.precision_at_10 == pytest.approx(0.2)
     assert two.per_query["q2"] == QueryMetrics(ndcg_at_10=1.0, ndcg_at_20=1.0)
     assert (one.per_query["q1"].reciprocal_rank_at_10, one.success_at_1) == (1.0, 1.0)
     with pytest.raises(ValueError, match="relevance_threshold: must be at least 1, got 0"):

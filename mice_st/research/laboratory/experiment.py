@@ -8,7 +8,7 @@ from pathlib import Path
 from sentence_transformers import CrossEncoder
 
 from mice_st.data.collection import Collection
-from mice_st.data.first_stage import BM25
+from mice_st.data.first_stage import bm25_candidates
 from mice_st.data.sources import load_collection
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.reranking import RerankingEvaluator
@@ -53,7 +53,7 @@ def load_experiment(
     if split == train_split:
         raise ValueError(f"train_split: {split!r} is the split that is measured on; it would be trained on as well")
     measured = draw_queries(load_collection(data, split), queries, seed)
-    candidates = BM25(measured.corpus).search(measured.queries, top_k)
+    candidates = bm25_candidates(measured, top_k)
     training = None if train_split is None else load_collection(data, train_split)
     first_stage = evaluate_run(measured.qrels, candidates).ndcg_at_10
     return Experiment(RerankingEvaluator(measured, candidates, split), training, first_stage)
