@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mice_st.conversion.convert import convert
     from mice_st.cross_encoder import MiceCrossEncoder
+    from mice_st.index import MiceIndex
     from mice_st.modeling.configuration_mice import MiceConfig
     from mice_st.modeling.layers_mice import DocumentStates
     from mice_st.modeling.modeling_mice import MiceForSequenceClassification
 
 __version__ = "0.1.0"
-__all__ = ["DocumentStates", "MiceConfig", "MiceCrossEncoder", "MiceForSequenceClassification", "convert"]
+__all__ = ["DocumentStates", "MiceConfig", "MiceCrossEncoder", "MiceForSequenceClassification", "MiceIndex", "convert"]
 
 _MODULES = {
     "DocumentStates": "mice_st.modeling.layers_mice",
     "MiceConfig": "mice_st.modeling.configuration_mice",
     "MiceCrossEncoder": "mice_st.cross_encoder",
     "MiceForSequenceClassification": "mice_st.modeling.modeling_mice",
+    "MiceIndex": "mice_st.index",
     "convert": "mice_st.conversion.convert",
 }
 

@@ -229,8 +229,9 @@ class MiceCrossEncoder(CrossEncoder):
         *,
         store: Store | None = None,
         ids: Sequence[str] | None = None,
-        first_stage: str | None = None,
+        first_stage: str | Sequence[str] | None = None,
         candidates: int = 100,
+        where: dict[str, Any] | None = None,
         passages: bool = False,
         overlap: int | None = None,
     ) -> list[dict[str, Any]]:
@@ -251,9 +252,10 @@ class MiceCrossEncoder(CrossEncoder):
             chunk_size: Pairs handed to a worker at a time.
             store: An open store of document states that this model made; see ``mice_st.states.encoding``.
             ids: Documents of the store; None ranks those that the first stage finds in it.
-            first_stage: ``"bm25"`` over the stored texts, ``"pooled"`` over the pooled vectors, or ``"both"`` fused by
-                reciprocal rank; None takes both for a model with the pooled residual, else BM25.
+            first_stage: ``"bm25"`` over the stored texts, ``"vectors"`` over the pooled vectors, or a list of them fused
+                by reciprocal rank; None takes both for a model with the pooled residual, else BM25.
             candidates: Documents that the first stage is to find; at least ``top_k``.
+            where: Conditions on the metadata of stored documents, which hold before the first stage.
             passages: As for ``encode_documents``, for documents given as texts. Those of a store are as they were put.
             overlap: As for ``encode_documents``.
 
@@ -279,13 +281,14 @@ class MiceCrossEncoder(CrossEncoder):
                 ids=ids,
                 first_stage=first_stage,
                 candidates=candidates,
+                where=where,
                 top_k=top_k,
                 return_documents=return_documents,
                 batch_size=batch_size,
                 show_progress_bar=show_progress_bar,
                 activation_fn=activation_fn or self.activation_fn,
             )
-        if documents is None or ids is not None or first_stage is not None:
+        if documents is None or ids is not None or first_stage is not None or where is not None:
             raise ValueError("rank: expected documents, or a store (with ids or a first_stage, if wanted).")
         refuse_single_text(documents)
         if passages:

@@ -73,6 +73,19 @@ def resolve_model(name: str) -> str:
     return os.path.relpath(folder) if folder.is_relative_to(working_folder) else str(folder)
 
 
+def lasting_name(name: str) -> str:
+    """A name that means the same model from any working folder: a released name, an absolute folder, or a Hub id.
+
+    Args:
+        name: Folder or Hub id that a model was loaded from; empty where it was not loaded.
+    """
+    if not name or not Path(name).is_dir():
+        return name
+    folder = Path(name).resolve()
+    is_released = folder.parent == HUB_CARDS.resolve() and folder.name in RELEASED_MODELS
+    return folder.name if is_released else str(folder)
+
+
 def check_model_name(name: str) -> None:
     """Refuse a name that no model can have, without asking the Hub.
 

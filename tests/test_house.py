@@ -50,11 +50,12 @@ EXTRA_PACKAGES = {
     "onnx": ("research.benchmark",),
     "onnxruntime": ("research.benchmark",),
     "onnxscript": ("research.benchmark",),
-    "pyarrow": ("states.lance", "training", "scale"),
+    "pyarrow": ("states.lance", "training", "scale", "data"),
     "pytrec_eval": ("evaluation",),
     "ray": ("scale",),
     "scipy": ("evaluation",),
     "uvicorn": ("serving",),
+    "zstandard": ("data",),
 }
 
 MOST_NAMES = 16  # in mice_st/, so that a reader takes it in at a glance

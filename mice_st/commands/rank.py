@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -24,18 +25,30 @@ class RankOptions:
     POSITIONAL: ClassVar[tuple[str, ...]] = ("query",)
 
     query: str = field(metadata={"help": "The query."})
-    model: str = field(
-        default=DEFAULT_MODEL,
+    model: str | None = field(
+        default=None,
         metadata={
-            "help": "Folder, Hub id or released model's name of MICE; with --documents also of another cross-encoder.",
+            "help": "Folder, Hub id or released model's name of MICE; with --documents also of another cross-encoder "
+            f"(default: {DEFAULT_MODEL}; with --store the one that made it).",
             "metavar": "MODEL",
         },
     )
     documents: str | None = field(
         default=None,
         metadata={
-            "help": "File of one text per line, JSON Lines, or a BEIR folder; - reads standard input.",
+            "help": "BEIR folder, JSON Lines, a JSON list, CSV, TSV, Parquet, or .txt of one text per line; all but Parquet also as .gz or .zst; - reads standard input.",
             "metavar": "FILE",
+        },
+    )
+    id_column: str | None = field(
+        default=None,
+        metadata={"help": "Column or field of the id (default: _id, or id).", "metavar": "NAME"},
+    )
+    text_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns or fields of the text, joined with a space (default: title, if there is one, and text).",
+            "metavar": "NAME",
         },
     )
     store: str | None = field(
@@ -45,14 +58,21 @@ class RankOptions:
         default=None,
         metadata={"help": "Documents of the store to rank (default: what the first stage finds).", "metavar": "ID"},
     )
-    first_stage: Literal["bm25", "pooled", "both"] | None = field(
+    first_stage: Literal["bm25", "vectors", "pooled", "both"] | None = field(
         default=None,
         metadata={
-            "help": "How to search the store: BM25 over its texts, its pooled vectors, or both fused by reciprocal rank "
+            "help": "How to search the store: BM25 over its texts, its pooled vectors (pooled is an earlier name), or both fused by reciprocal rank "
             "(default: both for a model with the pooled residual, otherwise bm25)."
         },
     )
     candidates: int = field(default=100, metadata={"help": "Documents of the store that the first stage finds."})
+    where: str | None = field(
+        default=None,
+        metadata={
+            "help": "Conditions on metadata of the store's documents, as JSON: '{\"lang\": \"de\", \"year\": {\">=\": 2020}}'.",
+            "metavar": "JSON",
+        },
+    )
     long_documents: Literal["cut", "passages"] = field(
         default="cut", metadata={"help": "Cut long texts, or score overlapping passages and take the best."}
     )
@@ -71,11 +91,28 @@ class RankOptions:
             raise ValueError("give either --documents or --store, and not both")
         if self.store is None and (self.ids is not None or self.first_stage is not None):
             raise ValueError("ids and first_stage: need --store")
+        if self.store is not None and (self.id_column is not None or self.text_columns is not None):
+            raise ValueError("id_column and text_columns: need --documents")
         if self.ids is not None and self.first_stage is not None:
             raise ValueError("first_stage: with --ids there is nothing to search for")
         if self.store is not None and self.long_documents != "cut":
             raise ValueError("long_documents: the passages of a store are those that `mice-st encode` made")
-        self.model = resolve_model(self.model)
+        if self.where is not None:
+            self.conditions()
+        if self.model is not None or self.store is None:
+            self.model = resolve_model(self.model or DEFAULT_MODEL)
+
+    def conditions(self) -> dict[str, Any] | None:
+        """The conditions on metadata."""
+        if self.where is None:
+            return None
+        try:
+            conditions = json.loads(self.where)
+        except ValueError as error:
+            raise ValueError(f"where: is no JSON: {error}") from error
+        if not isinstance(conditions, dict):
+            raise ValueError(f"where: must be a JSON object, got {self.where}")
+        return conditions
 
 
 def run_rank(options: RankOptions) -> None:
@@ -96,9 +133,12 @@ def run_rank(options: RankOptions) -> None:
 
 def _rank_texts(options: RankOptions) -> list[dict[str, Any]]:
     """Rank the texts of a file."""
-    from mice_st.data.collection import read_corpus
+    from tqdm import tqdm
 
-    documents = list(read_corpus(options.documents or ""))
+    from mice_st.data.reader import read_corpus
+
+    reader = read_corpus(options.documents or "", id_column=options.id_column, text_columns=options.text_columns)
+    documents = list(tqdm(reader, "Reading", unit="document", delay=2))
     if not documents:
         raise ValueError(f"{options.documents}: there are no documents")
     model = _load(options)
@@ -114,27 +154,31 @@ def _load(options: RankOptions) -> CrossEncoder:
     Raises:
         ValueError: If it is neither, or another cross-encoder is asked for passages.
     """
-    kind = model_kind(options.model)
+    name = options.model or ""
+    kind = model_kind(name)
     if kind not in ("mice", "cross_encoder"):
-        raise ValueError(f"model: {options.model} is of the kind {kind}; rank takes MICE or another cross-encoder")
+        raise ValueError(f"model: {name} is of the kind {kind}; rank takes MICE or another cross-encoder")
     if kind != "mice" and options.long_documents != "cut":
-        raise ValueError(f"long_documents: {options.model} is not MICE, and only MICE scores passages")
-    return load_cross_encoder(options.model, trust_remote_code=options.trust_remote_code)
+        raise ValueError(f"long_documents: {name} is not MICE, and only MICE scores passages")
+    return load_cross_encoder(name, trust_remote_code=options.trust_remote_code)
 
 
 def _rank_store(options: RankOptions, path: str) -> list[dict[str, Any]]:
     """Rank the documents of a store."""
-    from mice_st.cross_encoder import MiceCrossEncoder
-    from mice_st.states.engines import open_store
+    from mice_st.index import MiceIndex
 
-    with open_store(path, None, read_only=True) as store:
-        ranking = MiceCrossEncoder(options.model).rank(
-            options.query,
-            store=store,
-            ids=options.ids,
-            first_stage=options.first_stage,
-            candidates=options.candidates,
-            top_k=options.top_k,
-            return_documents=True,
-        )
+    with MiceIndex.open(path, options.model, read_only=True) as index:
+        if options.ids is not None:
+            ranking = index.rank(options.query, options.ids, options.top_k, return_documents=True)
+        else:
+            ranking = index.search(
+                options.query,
+                options.top_k,
+                first_stage=options.first_stage,
+                candidates=options.candidates,
+                where=options.conditions(),
+                return_documents=True,
+            )
+    for note in ranking.notes:
+        print(f"note: {note}", file=sys.stderr)
     return [{**entry, "id": entry["corpus_id"]} for entry in ranking]

@@ -2,41 +2,199 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
+
+from mice_st.commands.encode import refuse_empty
+
+Action = Literal["info", "verify", "compact", "repair", "delete", "sync", "migrate", "upgrade", "backup", "index"]
+
+# What an action needs beside the store, and what it may have.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "delete": ("ids",),
+    "sync": ("documents",),
+    "migrate": ("model",),
+    "backup": ("output",),
+}
+TAKES: dict[str, tuple[str, ...]] = {
+    "repair": ("model",),
+    "sync": ("model", "id_column", "text_columns"),
+    "migrate": ("codec",),
+    "index": ("tokenizer",),
+}
 
 
 @dataclass
 class StoreOptions:
-    """Look after a store."""
+    """Look after a store.
+
+    Raises:
+        ValueError: If an action lacks what it needs, or is given what it does not take.
+    """
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("action", "store")
 
-    action: Literal["info", "verify", "compact"] = field(
-        metadata={"help": "Count what it holds, check every row, or give back the space of what was deleted."}
+    action: Action = field(
+        metadata={
+            "help": "info counts what it holds; verify checks every row; compact gives back the space of what was deleted; "
+            "repair encodes damaged documents anew; delete removes documents; sync makes it hold a corpus and nothing else; "
+            "migrate moves it to another model while it is in use; upgrade turns a store of an older version into one of this; "
+            "backup copies it while it is in use; index makes words and vectors anew."
+        }
     )
     store: str = field(metadata={"help": "The store.", "metavar": "STORE"})
+    ids: list[str] | None = field(default=None, metadata={"help": "Documents to delete.", "metavar": "ID"})
+    documents: str | None = field(default=None, metadata={"help": "Corpus to sync with.", "metavar": "FILE"})
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Model to migrate to; to repair and to sync, the one that made the store (default: by the name that it keeps).",
+            "metavar": "MODEL",
+        },
+    )
+    codec: Literal["fp32", "fp16", "int8", "int4"] | None = field(
+        default=None, metadata={"help": "Type of the states after migrate (default: as before)."}
+    )
+    id_column: str | None = field(
+        default=None, metadata={"help": "Column of the ids of documents (default: _id or id).", "metavar": "NAME"}
+    )
+    text_columns: list[str] | None = field(
+        default=None, metadata={"help": "Columns of their texts (default: title and text).", "metavar": "NAME"}
+    )
+    output: str | None = field(default=None, metadata={"help": "Where backup writes the copy.", "metavar": "FILE"})
+    tokenizer: Literal["unicode61", "trigram"] | None = field(
+        default=None, metadata={"help": "How index tells words apart from now on (default: as before)."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.action not in get_args(Action):
+            raise ValueError(f"action: there is no {self.action!r}; choose from {', '.join(get_args(Action))}")
+        needed = NEEDS.get(self.action, ())
+        for name in ("ids", "documents", "id_column", "text_columns", "model", "codec", "output", "tokenizer"):
+            given, option = getattr(self, name) is not None, name.replace("_", "-")
+            if name in needed and not given:
+                raise ValueError(f"{self.action}: needs --{option}")
+            if given and name not in (*needed, *TAKES.get(self.action, ())):
+                raise ValueError(f"{self.action}: takes no --{option}")
 
 
 def run_store(options: StoreOptions) -> int:
     """Do it and print what came out.
 
     Returns:
-        The exit status: 1 if ``verify`` found a problem.
+        The exit status: 1 if ``verify`` found a problem, or ``repair`` lost a document.
     """
+    actions: dict[str, Callable[[StoreOptions], int]] = {
+        "info": _info,
+        "verify": _verify,
+        "compact": _compact,
+        "repair": _repair,
+        "delete": _delete,
+        "sync": _sync,
+        "migrate": _migrate,
+        "upgrade": _upgrade,
+        "backup": _backup,
+        "index": _index,
+    }
+    return actions[options.action](options)
+
+
+def _info(options: StoreOptions) -> int:
     from mice_st.states.engines import open_store
     from mice_st.states.info import store_info
 
-    with open_store(options.store, None, read_only=options.action != "compact") as store:
-        if options.action == "info":
-            print(store_info(store, options.store))
-            return 0
-        if options.action == "compact":
-            compacted = store.compact()
-            print(f"{compacted.bytes_before:,} bytes before, {compacted.bytes_after:,} after")
-            return 0
+    with open_store(options.store, None, read_only=True) as store:
+        print(store_info(store, options.store))
+    return 0
+
+
+def _verify(options: StoreOptions) -> int:
+    from mice_st.states.engines import open_store
+
+    with open_store(options.store, None, read_only=True) as store:
         found = store.verify()
     for problem in found.problems:
         print(f"problem: {problem}")
     print(f"{found.documents:,} sound documents, {found.tokens:,} tokens; {len(found.problems)} problems")
     return 0 if found.ok else 1
+
+
+def _compact(options: StoreOptions) -> int:
+    from mice_st.states.engines import open_store
+
+    with open_store(options.store, None, read_only=False) as store:
+        compacted = store.compact()
+    print(f"{compacted.bytes_before:,} bytes before, {compacted.bytes_after:,} after")
+    return 0
+
+
+def _repair(options: StoreOptions) -> int:
+    from mice_st.index import MiceIndex
+
+    with MiceIndex.open(options.store, options.model) as index:
+        report = index.repair()
+    copied = "the file was copied to a sound one; " if report.copied else ""
+    print(
+        f"{copied}{len(report.encoded):,} documents encoded anew; {len(report.lost):,} lost; words and vectors made anew"
+    )
+    for id_ in report.lost:
+        print(f"lost: document {id_!r}, whose text was damaged too or never kept")
+    return 1 if report.lost else 0
+
+
+def _delete(options: StoreOptions) -> int:
+    from mice_st.index import MiceIndex
+
+    with MiceIndex.open(options.store) as index:
+        print(f"{index.delete(options.ids or []):,} documents removed, {len(index):,} left")
+    return 0
+
+
+def _sync(options: StoreOptions) -> int:
+    from mice_st.data.reader import read_corpus
+    from mice_st.index import MiceIndex
+    from mice_st.states.encoding import encode_corpus
+
+    path, columns = options.documents or "", (options.id_column, options.text_columns)
+    refuse_empty(path, "raise", *columns)
+    documents = read_corpus(path, id_column=options.id_column, text_columns=options.text_columns)
+    with MiceIndex.open(options.store, options.model) as index:
+        print(encode_corpus(index.model, documents, index.store, others="remove"))
+    return 0
+
+
+def _migrate(options: StoreOptions) -> int:
+    from mice_st.index import MiceIndex
+
+    with MiceIndex.open(options.store) as index:
+        encoded = index.migrate(options.model or "", codec=options.codec)
+        print(
+            f"{encoded:,} documents encoded; the store is now {index.store.settings.model}'s: {len(index):,} documents"
+        )
+    return 0
+
+
+def _upgrade(options: StoreOptions) -> int:
+    from mice_st.states.engines import upgrade_store
+
+    print(f"{upgrade_store(options.store):,} documents, in this version's format; nothing was encoded")
+    return 0
+
+
+def _backup(options: StoreOptions) -> int:
+    from mice_st.states.engines import open_store
+
+    with open_store(options.store, None, read_only=True) as store:
+        store.backup(options.output or "")
+        print(f"{len(store):,} documents copied to {options.output}")
+    return 0
+
+
+def _index(options: StoreOptions) -> int:
+    from mice_st.states.engines import open_store
+
+    with open_store(options.store, None, read_only=False) as store:
+        store.rebuild_first_stage(options.tokenizer)
+        print(f"words ({store.settings.tokenizer}) and vectors of {len(store):,} documents made anew")
+    return 0

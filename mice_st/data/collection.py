@@ -1,35 +1,20 @@
 """Retrieval collections: documents, queries and relevance judgements, read from and written to plain files.
 
-Everything that trains, evaluates or encodes a corpus reads its input here, so a bad line is reported the same way everywhere: a
-``ValueError`` that names the file and the line. Corpora are streamed; only ``read_beir`` holds a whole one in memory.
+Documents and queries come through ``mice_st.data.reader``, so a bad line is reported the same way everywhere: a ``ValueError`` that names the
+file and the line. Corpora are streamed; only ``read_beir`` holds a whole one in memory.
 """
 
 import json
-import logging
-import sys
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
 
-logger = logging.getLogger(__name__)
+from .documents import Document
+from .reader import OnError, read_corpus
 
-OnError = Literal["raise", "skip"]
+# What works with collections imports documents and their reader from here too.
+__all__ = ["QRELS_HEADER", "Collection", "Document", "OnError", "read_beir", "read_corpus", "write_beir"]
 
 QRELS_HEADER = "query-id\tcorpus-id\tscore"
-
-
-class Document(NamedTuple):
-    """One document of a corpus.
-
-    Attributes:
-        id: Its id, unique in the corpus.
-        text: Its text; a title, where there is one, comes first.
-    """
-
-    id: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -49,47 +34,11 @@ class Collection:
     qrels: dict[str, dict[str, int]]
 
 
-def read_corpus(path: str | Path, on_error: OnError = "raise") -> Iterator[Document]:
-    """Stream the documents of a corpus, one line in memory at a time.
-
-    The input is a BEIR folder (its ``corpus.jsonl``), a ``.jsonl`` file with ``_id`` or ``id``, ``text`` and perhaps ``title`` in each
-    line, any other file with one text per line (the id is the line's number, from 0), or ``-`` for standard input, which is JSON Lines
-    when its first line that is not blank starts with ``{`` and one text per line otherwise. Blank lines are no documents, but they are
-    counted in the line numbers.
-
-    Args:
-        path: Folder, file or ``-``.
-        on_error: ``"raise"`` stops at the first bad line; ``"skip"`` leaves bad lines out and logs one warning at the end, with their
-            number and the first of them.
-
-    Returns:
-        An iterator over the documents in the order of the file. A missing file is reported by the call itself, a bad line when the
-        iterator reaches it.
-
-    Raises:
-        FileNotFoundError: If there is no such file, or no ``corpus.jsonl`` in the folder.
-        ValueError: If ``on_error`` is neither value; with ``"raise"``, for a line that is not UTF-8, not a JSON object, without an id
-            that is a string or an integer, without a text that is a string, with a title that is no string, or with an id seen before.
-    """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f'on_error must be "raise" or "skip", not {on_error!r}')
-    if str(path) == "-":
-        return _documents(sys.stdin.buffer, "<stdin>", None, on_error)
-    file = Path(path)
-    if file.is_dir():
-        file = file / "corpus.jsonl"
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"no corpus at {file}: give a BEIR folder, a .jsonl file, a file with one text per line, or -"
-        )
-    return _documents_of_file(file, on_error)
-
-
 def read_beir(folder: str | Path, split: str) -> Collection:
     """Read one split of a collection in BEIR layout.
 
     Args:
-        folder: Holds ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``.
+        folder: Holds ``corpus.jsonl`` and ``queries.jsonl``, as ``read_corpus`` takes them, and ``qrels/<split>.tsv``.
         split: Name of the qrels file, such as ``"test"``.
 
     Returns:
@@ -105,11 +54,8 @@ def read_beir(folder: str | Path, split: str) -> Collection:
     if not qrels_file.is_file():
         available = ", ".join(sorted(file.stem for file in folder.glob("qrels/*.tsv"))) or "none"
         raise FileNotFoundError(f"no split {split!r} in {folder}; available: {available}")
-    queries_file = folder / "queries.jsonl"
-    if not queries_file.is_file():
-        raise FileNotFoundError(f"no queries at {queries_file}")
-    corpus = dict(read_corpus(folder))
-    queries = dict(_documents_of_file(queries_file, "raise"))
+    queries = {query.id: query.text for query in read_corpus(folder, name="queries")}
+    corpus = {document.id: document.text for document in read_corpus(folder)}
     qrels = _read_qrels(qrels_file, queries, corpus)
     judged = {query_id: text for query_id, text in queries.items() if query_id in qrels}
     return Collection(folder.resolve().name, corpus, judged, qrels)
@@ -145,68 +91,6 @@ def write_beir(collection: Collection, folder: str | Path, split: str) -> None:
                 # ASCII escapes: a lone surrogate, which UTF-8 cannot hold, survives the round trip.
                 file.write(json.dumps({"_id": item_id, "title": "", "text": text}) + "\n")
     (folder / "qrels" / f"{split}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8", newline="\n")
-
-
-def _documents_of_file(file: Path, on_error: OnError) -> Iterator[Document]:
-    """Open the file only when the first document is asked for, and close it with the last."""
-    with file.open("rb") as lines:
-        yield from _documents(lines, str(file), file.suffix == ".jsonl", on_error)
-
-
-def _documents(lines: Iterable[bytes], source: str, json_lines: bool | None, on_error: OnError) -> Iterator[Document]:
-    """Turn raw lines into documents; ``json_lines=None`` decides by the first line that is not blank."""
-    numbered: Iterator[tuple[int, bytes]] = ((number, line) for number, line in enumerate(lines) if line.strip())
-    if json_lines is None:
-        first = next(numbered, None)
-        if first is None:
-            return
-        json_lines = first[1].lstrip(b"\xef\xbb\xbf \t\r").startswith(b"{")
-        numbered = chain([first], numbered)
-    seen: dict[str, int] = {}
-    skipped = 0
-    first_error = ""
-    for number, line in numbered:
-        try:
-            # utf-8-sig: some editors start a file with a byte order mark, which is no part of the first text.
-            document = _parse_json_line(line) if json_lines else Document(str(number), line.decode("utf-8-sig").strip())
-            if document.id in seen:
-                raise ValueError(f"the id {document.id!r} is already in line {seen[document.id]}")
-        except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors too
-            message = f"{source}, line {number + 1}: {error}"
-            if on_error == "raise":
-                raise ValueError(message) from error
-            skipped += 1
-            first_error = first_error or message
-            continue
-        if json_lines:  # line numbers cannot repeat
-            seen[document.id] = number + 1
-        yield document
-    if skipped:
-        logger.warning("%d bad lines were skipped; the first: %s", skipped, first_error)
-
-
-def _parse_json_line(line: bytes) -> Document:
-    """One line of JSON Lines as a document; errors do not yet say where."""
-    try:
-        row: Any = json.loads(line)
-    except RecursionError as error:
-        raise ValueError("the JSON is nested too deeply") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"not a JSON object but {type(row).__name__}")
-    item_id = row["_id"] if "_id" in row else row.get("id")
-    if item_id is None:
-        raise ValueError('no "_id" and no "id"')
-    # bool is an int to Python; floats are refused because 1.0 and 1 would be two ids for one number.
-    if isinstance(item_id, bool) or not isinstance(item_id, str | int):
-        raise ValueError(f"the id must be a string or an integer, not {item_id!r}")
-    if item_id == "":
-        raise ValueError("the id is empty")
-    text, title = row.get("text"), row.get("title")
-    if not isinstance(text, str):
-        raise ValueError(f'document {item_id!r} has no "text" that is a string')
-    if title is not None and not isinstance(title, str):
-        raise ValueError(f'the "title" of document {item_id!r} is not a string')
-    return Document(str(item_id), f"{title} {text}" if title else text)
 
 
 def _read_qrels(file: Path, queries: dict[str, str], corpus: dict[str, str]) -> dict[str, dict[str, int]]:

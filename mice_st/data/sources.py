@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mice_st.data.collection import Collection, read_beir
+from mice_st.data.formats import IN_FOLDER
 from mice_st.data.python_docs import load_python_docs
 
 PYTHON_DOCS = "python-docs"
@@ -90,7 +91,7 @@ def _unpacked(path: Path) -> Iterator[Path]:
                 files.extractall(scratch, filter="data")  # refuses what would be written elsewhere
         except (tarfile.TarError, EOFError, OSError) as error:
             raise ValueError(f"{archive}: cannot be unpacked: {error}") from error
-        folders = [found.parent for found in sorted(Path(scratch).glob("**/corpus.jsonl"))]
+        folders = {found.parent for ending in IN_FOLDER for found in Path(scratch).glob(f"**/corpus{ending}")}
         if len(folders) != 1:
             raise ValueError(f"{archive}: expected one folder with a corpus.jsonl, found {len(folders)}")
-        yield folders[0]
+        yield folders.pop()

@@ -13,12 +13,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm.auto import tqdm
 
 from mice_st.data.collection import Document, OnError, read_corpus
+from mice_st.data.reader import CorpusReader
 
 from .fingerprint import fingerprint_of, module_of
 from .identity import content_hash
@@ -27,6 +28,7 @@ from .shards import EncodedShard, ShardWorkers, encode_shard
 from .store import Store
 
 SHARD_DOCUMENTS = 128
+SYNC_DOCUMENTS = 1000  # removed in one commit
 SHARD_CHARACTERS = 250_000  # about 55,000 tokens, 80 MB of float32 states at a width of 384
 
 
@@ -39,6 +41,9 @@ class EncodeReport:
         added: Documents that the store did not have.
         changed: Documents whose text, or the way of cutting it, had changed.
         unchanged: Documents that were not encoded again.
+        metadata: Of these, documents whose metadata was replaced.
+        removed: Documents that the corpus does not have and that were removed.
+        left: Documents that the corpus does not have and that stay in the store.
         cut: Encoded documents that lost what lies beyond the maximum length.
         long: Encoded documents that were cut into passages.
         passages: Passages of these.
@@ -50,6 +55,9 @@ class EncodeReport:
     added: int = 0
     changed: int = 0
     unchanged: int = 0
+    metadata: int = 0
+    removed: int = 0
+    left: int = 0
     cut: int = 0
     long: int = 0
     passages: int = 0
@@ -58,8 +66,10 @@ class EncodeReport:
 
     def __str__(self) -> str:
         encoded = self.added + self.changed
+        others = f", {self.removed} removed" if self.removed else ""
+        others += f"; {self.left} stored that the corpus does not have" if self.left else ""
         return (
-            f"{self.documents} documents: {self.added} added, {self.changed} changed, {self.unchanged} unchanged; "
+            f"{self.documents} documents: {self.added} added, {self.changed} changed, {self.unchanged} unchanged{others}; "
             f"{self.cut} cut, {self.long} in {self.passages} passages; {self.skipped_lines} bad lines skipped; "
             f"{self.seconds:.1f} s, {encoded / max(self.seconds, 1e-9):.1f} documents/s"
         )
@@ -78,31 +88,36 @@ def encode_corpus(
     corpus: str | Path | Iterable[Document],
     store: Store,
     *,
-    passages: bool = False,
+    passages: bool | None = None,
     overlap: int | None = None,
     processes: int = 1,
     shard_documents: int = SHARD_DOCUMENTS,
     on_error: OnError = "raise",
+    others: Literal["ignore", "count", "remove"] = "count",
     show_progress_bar: bool | None = None,
 ) -> EncodeReport:
     """Encode the documents of a corpus that a store lacks or holds in another version.
 
     Documents are streamed. Each shard is committed before the next is put, so that a killed run loses what it was at
     and nothing else; the same call again goes on from there. Texts are stored too, and so are the pooled vectors of a
-    model with the pooled residual. Documents that the corpus no longer has stay in the store.
+    model with the pooled residual. Documents that the corpus does not have stay in the store, and are counted. Metadata
+    that differs is replaced without encoding; a document without any (None) keeps what is stored.
 
     Args:
         model: A ``MiceCrossEncoder``, or its ``MiceTransformer``.
-        corpus: What ``read_corpus`` takes, or documents, each id once.
+        corpus: What ``read_corpus`` takes or returns, or documents, each id once.
         store: Open for writing, made with ``fingerprint_of(model, codec, prompt)``; its prompt is put before each
             document.
-        passages: Cut a document beyond the maximum length into overlapping passages, instead of leaving its rest out.
-        overlap: Tokens that neighbouring passages share; None for a quarter of a passage. Another overlap is another
-            version.
+        passages: Cut a document beyond the maximum length into overlapping passages, instead of leaving its rest out;
+            None does as the store's settings say.
+        overlap: Tokens that neighbouring passages share; None for the store's, or a quarter of a passage. Another overlap
+            is another version.
         processes: Processes that encode; with several, a script must guard its start with ``if __name__ ==
             "__main__"``.
         shard_documents: Documents in a transaction; fewer where they have many characters.
-        on_error: What to do about bad lines: ``"raise"``, or ``"skip"`` and count them.
+        on_error: What to do about bad lines: ``"raise"``, or ``"skip"`` and count them. A reader has its own.
+        others: What to do about stored documents that the corpus does not have, once all of it has been read without an
+            error. Where bad lines were skipped, none is removed.
         show_progress_bar: None shows one where the work takes over two seconds.
 
     Returns:
@@ -121,22 +136,21 @@ def encode_corpus(
     module = module_of(model)
     made_by = store.fingerprint
     made_by.check(fingerprint_of(module, made_by.codec, made_by.prompt))
+    if passages is None:
+        passages = store.settings.overlap is not None
+        overlap = store.settings.overlap if overlap is None else overlap
     shared = check_overlap(module, overlap) if passages else None
     report = EncodeReport()
+    seen: set[str] = set()
     started = monotonic()
-    lines = None
-    if str(corpus) == "-":
+    documents: Iterable[Document] = read_corpus(corpus, on_error) if isinstance(corpus, str | Path) else corpus
+    reader = documents if isinstance(documents, CorpusReader) else None
+    if reader is not None and reader.path == "-":
         raise ValueError("corpus: standard input cannot be read again to go on after a kill; give a file or a folder.")
-    if isinstance(corpus, str | Path):
-        documents: Iterable[Document] = read_corpus(corpus, on_error)
-        lines = _count_lines(corpus)
-    else:
-        documents = corpus
     errors: list[Exception] = []
-    shards = _until_error(_cut_into_shards(documents, shard_documents), errors)
+    shards = _until_error(cut_into_shards(documents, shard_documents), errors)
     stale_shards = (_Shard(shard, _stale(store, shard, shared)) for shard in shards)
     with tqdm(
-        total=lines,
         desc="Documents",
         unit="document",
         smoothing=0,
@@ -149,13 +163,19 @@ def encode_corpus(
             unchanged = len(shard.documents) - len(shard.stale)
             report.documents += len(shard.documents)
             report.unchanged += unchanged
-            progress.initial += unchanged  # counts as done, but not as this run's speed
+            _update_metadata(store, shard, report)
+            seen.update(document.id for document in shard.documents)
+            if not progress.disable:
+                progress.total = None if reader is None else reader.total
+                progress.initial += unchanged  # counts as done, but not as this run's speed
             progress.update(len(shard.documents))
     report.seconds = monotonic() - started
     if errors:
         raise errors[0]
-    if lines is not None:
-        report.skipped_lines = lines - report.documents
+    if reader is not None:
+        report.skipped_lines = reader.skipped
+    if others != "ignore":  # a document whose line was skipped has not left the corpus
+        _count_or_remove_others(store, seen, others == "remove" and not report.skipped_lines, report)
     return report
 
 
@@ -167,7 +187,7 @@ def _until_error(shards: Iterator[list[Document]], errors: list[Exception]) -> I
         errors.append(error)
 
 
-def _cut_into_shards(documents: Iterable[Document], shard_documents: int) -> Iterator[list[Document]]:
+def cut_into_shards(documents: Iterable[Document], shard_documents: int) -> Iterator[list[Document]]:
     """Consecutive documents; where a shard ends depends on the documents before it alone."""
     shard: list[Document] = []
     characters = 0
@@ -231,6 +251,7 @@ def _put(
         [document_hash(document.text, overlap) for document in documents],
         texts=[document.text for document in documents],
         pooled=None if encoded.pooled is None else torch.from_numpy(encoded.pooled),
+        metadata=[document.metadata for document in documents],
     )
     store.commit()
     report.added += len(put.added)
@@ -238,6 +259,31 @@ def _put(
     report.cut += encoded.cut
     report.long += sum(count > 1 for count in encoded.passages)
     report.passages += sum(count for count in encoded.passages if count > 1)
+
+
+def _update_metadata(store: Store, shard: _Shard, report: EncodeReport) -> None:
+    """Replace metadata of documents that were not encoded again."""
+    stale = {document.id for document in shard.stale}
+    kept = [d for d in shard.documents if d.id not in stale and d.metadata is not None]
+    if kept:
+        report.metadata += store.set_metadata([d.id for d in kept], [d.metadata for d in kept])
+        store.commit()
+
+
+def _count_or_remove_others(store: Store, seen: set[str], remove: bool, report: EncodeReport) -> None:
+    """Documents of the store that the corpus does not have."""
+    if not remove and len(store) == len(seen):  # what was read is stored, so there are no others
+        return
+    others = [id_ for id_ in store.ids() if id_ not in seen]
+    if not remove:
+        report.left = len(others)
+        return
+    for start in range(0, len(others), SYNC_DOCUMENTS):
+        part = others[start : start + SYNC_DOCUMENTS]
+        gone = set(store.missing(part))  # somebody else may delete too
+        store.delete([id_ for id_ in part if id_ not in gone])
+        store.commit()
+        report.removed += len(part) - len(gone)
 
 
 def _count_lines(corpus: str | Path) -> int:

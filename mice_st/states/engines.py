@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from os import PathLike, fspath
+from pathlib import Path
 
-from .identity import Fingerprint
+from .errors import StoreError, StoreNotFoundError
+from .identity import Fingerprint, StoreSettings
 from .sqlite_store import SqliteStore
+from .sqlite_upgrade import upgrade_sqlite
 from .store import Store
 
 
@@ -14,6 +17,7 @@ def open_store(
     fingerprint: Fingerprint | None,
     *,
     read_only: bool,
+    settings: StoreSettings | None = None,
     storage_options: dict[str, str] | None = None,
 ) -> Store:
     """Open a store, or create it where there is none and it is opened for writing.
@@ -23,7 +27,8 @@ def open_store(
             ``SqliteStore``.
         fingerprint: What the states must have been made by; None accepts whatever the store holds (and cannot create
             one).
-        read_only: Whether only to read. A writer shuts out other writers, never readers.
+        read_only: Whether only to read. Writers take turns, and never shut readers out.
+        settings: What a new store keeps beside its fingerprint; the model's name is also what an error calls the model.
         storage_options: Credentials and endpoints for Lance's object stores.
 
     Raises:
@@ -35,7 +40,42 @@ def open_store(
     if name.startswith(("s3://", "gs://")) or name.rstrip("/").endswith(".lance"):
         from .lance_store import LanceStore  # late: needs an extra
 
-        return LanceStore(name, fingerprint, read_only=read_only, storage_options=storage_options)
+        return LanceStore(name, fingerprint, read_only=read_only, settings=settings, storage_options=storage_options)
     if storage_options:
         raise ValueError(f"{name} is a SQLite store, which takes no storage_options")
-    return SqliteStore(name, fingerprint, read_only=read_only)
+    return SqliteStore(name, fingerprint, read_only=read_only, settings=settings)
+
+
+def store_exists(path: str | PathLike[str]) -> bool:
+    """Whether there is a store, of any version and model, or a damaged one."""
+    try:
+        open_store(path, None, read_only=True).close()
+    except StoreNotFoundError:
+        return False
+    except StoreError:
+        return True
+    return True
+
+
+def upgrade_store(path: str | PathLike[str]) -> int:
+    """Turn a store of an older version of the format into one of this version; nothing is encoded anew.
+
+    Args:
+        path: As for ``open_store``. Nobody may have it open.
+
+    Returns:
+        How many documents it has; a store of this version is left alone.
+
+    Raises:
+        StoreNotFoundError: If there is none.
+        StoreCorruptError: If a row is damaged; names the document. Nothing has changed then.
+        StoreLockedError: If somebody has it open; what was copied stays for the next time.
+    """
+    name = fspath(path)
+    if name.startswith(("s3://", "gs://")) or name.rstrip("/").endswith(".lance"):
+        from .lance_store import upgrade_lance  # late: needs an extra
+
+        return upgrade_lance(name)
+    if not Path(name).exists():
+        raise StoreNotFoundError(f"{name}: there is no store here")
+    return upgrade_sqlite(Path(name))

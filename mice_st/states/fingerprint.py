@@ -24,6 +24,11 @@ def module_of(model: Any) -> MiceTransformer:
     return model if hasattr(model, "tokenize_side") else model.module
 
 
+def model_name(model: Any) -> str:
+    """What a model is called in messages and in stores: the Hub id or the folder that it was loaded from; else empty."""
+    return str(getattr(module_of(model).model.config, "_name_or_path", "") or "")
+
+
 def fingerprint_of(model: Any, codec: str, prompt: str = "") -> Fingerprint:
     """What binds a store to this model.
 

@@ -75,7 +75,7 @@ class Fingerprint:
         """Read what ``to_json`` wrote.
 
         Raises:
-            StoreMismatchError: If another version of the format wrote it.
+            StoreVersionError: If another version of the format wrote it.
             StoreCorruptError: If it is no fingerprint.
         """
         try:
@@ -84,7 +84,7 @@ class Fingerprint:
             if version != FORMAT_VERSION:
                 raise StoreVersionError(version, FORMAT_VERSION)
             return cls(**values)
-        except StoreMismatchError:
+        except StoreVersionError:
             raise
         except (AttributeError, TypeError, ValueError) as error:
             raise StoreCorruptError(f"the store's fingerprint cannot be read: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,37 @@ class VerifyReport:
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.problems
+
+
+class DamagedDocument(NamedTuple):
+    """A document whose rows are not as they were written.
+
+    Attributes:
+        id: Its id, as far as that can be read.
+        key: The engine's own.
+        text: Its text, or None where that is damaged too, or was never kept.
+        metadata: Its metadata as JSON, likewise.
+    """
+
+    id: str
+    key: int | None
+    text: str | None
+    metadata: str | None
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What ``repair`` did.
+
+    Attributes:
+        encoded: Ids of documents that were encoded anew from their texts.
+        lost: Ids of documents whose text was damaged or not kept; they are gone.
+        copied: Whether the file itself was damaged, and what could be read of it was copied to a new one.
+    """
+
+    encoded: list[str]
+    lost: list[str]
+    copied: bool
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,10 @@ class RowFormat:
             b"" if scales is None else scales.numpy().tobytes(),
             payload.numpy().tobytes(),
         )
+        return self.signed_state(row)
+
+    def signed_state(self, row: StateRow) -> StateRow:
+        """The same row of states with the CRC that it has to have."""
         return row._replace(crc=self._state_crc(row))
 
     def document_row(

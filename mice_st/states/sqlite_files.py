@@ -1,15 +1,16 @@
 """The files of a SQLite store: created whole or not at all, opened so that damage is noticed, locked for one writer.
 
-Beside ``store.sqlite`` lie ``store.sqlite.lock`` (held by the writer; stays, empty) and ``-wal`` and ``-shm``: while a
-writer is open, after a crash, and, the first of them empty, after reading. A store that its writer closed is whole
-without them. WAL with synchronous=FULL survives a killed process and a power cut. There is one writer and no mmap:
-SQLite 3.7.0-3.51.2 can damage a WAL that two connections write to, and a truncated file that is mapped kills the
+Beside ``store.sqlite`` lie ``store.sqlite.lock`` (held while something is written; stays, empty),
+``store.sqlite-vectors-N`` (made from the rows, see ``vectors.py``), and ``-wal`` and ``-shm``: while a writer is at work,
+after a crash, and, the first of them empty, after reading. A store that nobody writes is whole without all of them. WAL
+with synchronous=FULL survives a killed process and a power cut. One connection writes at a time, and the database is not
+mapped: SQLite 3.7.0-3.51.2 can damage a WAL that two connections write to, and a truncated file that is mapped kills the
 process.
 """
 
 from __future__ import annotations
 
-import fcntl
+import json
 import os
 import sqlite3
 import zlib
@@ -18,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from filelock import FileLock, Timeout
+
 from .errors import (
     StoreCorruptError,
     StoreError,
@@ -25,29 +28,61 @@ from .errors import (
     StoreLockedError,
     StoreNotFoundError,
     StoreReadOnlyError,
+    StoreVersionError,
 )
-from .identity import FORMAT_VERSION, Fingerprint
+from .identity import FORMAT_VERSION, Fingerprint, StoreSettings, Tokenizer
+from .words import FTS5_TOKENIZERS
 
 APPLICATION_ID = 0x4D494345  # "MICE"
 BUSY_SECONDS = 30.0
-PAGE_BYTES = 65536  # a document of 75 tokens, 384 wide, int8, is 29 KB: no chain of overflow pages
+LOCK_SECONDS = 60.0  # a writer holds the lock for one transaction, or for a compaction
+# A row of 29 KB (75 tokens, 384 wide, int8) is a chain of pages of which the last is half empty: small pages waste little
+# (1.5%; 65,536 bytes: 31%), and reading 100 such rows takes 2.4 ms (1.7 with the largest).
+PAGE_BYTES = 2048
+WORDS_PAGE_BYTES = 1980  # of the full-text index: with the row's head it fits into a page
 
 # `documents` is light, for finding ids and for the first stage; `states` is heavy, and repeats the id so that each row
-# proves whose it is.
+# proves whose it is. A document that changes gets a new key, so that what was made from a key never changes. Tables and
+# files made from the rows are listed in `derived` with the commit that they agree with: one that a writer did not know
+# falls behind, and whoever knows it makes it anew.
 SCHEMA = f"""
 PRAGMA page_size = {PAGE_BYTES};
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT_VERSION};
-CREATE TABLE meta (key INTEGER PRIMARY KEY CHECK (key = 1), fingerprint TEXT NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE meta (
+    key INTEGER PRIMARY KEY CHECK (key = 1), fingerprint TEXT NOT NULL, settings TEXT NOT NULL, crc INTEGER NOT NULL
+);
+CREATE TABLE counters (
+    key INTEGER PRIMARY KEY CHECK (key = 1), commits INTEGER NOT NULL, next_key INTEGER NOT NULL, slots INTEGER NOT NULL
+);
+INSERT INTO counters VALUES (1, 0, 1, 0);
+CREATE TABLE derived (name TEXT PRIMARY KEY, definition TEXT NOT NULL, commits INTEGER NOT NULL);
 CREATE TABLE documents (
     key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, content_hash TEXT NOT NULL, n_tokens INTEGER NOT NULL, crc INTEGER NOT NULL,
     text TEXT, pooled BLOB
 );
+CREATE INDEX without_text ON documents (key) WHERE text IS NULL;
+CREATE INDEX without_pooled ON documents (key) WHERE pooled IS NULL;
+CREATE TABLE metadata (key INTEGER PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE dead_slots (key INTEGER PRIMARY KEY);
 CREATE TABLE states (
     key INTEGER PRIMARY KEY, id TEXT NOT NULL, content_hash TEXT NOT NULL, n_tokens INTEGER NOT NULL, crc INTEGER NOT NULL,
     input_ids BLOB NOT NULL, scales BLOB NOT NULL, payload BLOB NOT NULL
 );
 """
+
+
+def words_schema(tokenizer: Tokenizer, table: str = "words") -> str:
+    """The statements that make an empty full-text index.
+
+    Without content: its rows are given to it, and what leaves it is given once more with its text. SQLite's own
+    ``contentless_delete`` keeps deleted rows in bm25's statistics before 3.54.0, and Python's SQLite may not know it.
+    """
+    rule = FTS5_TOKENIZERS[tokenizer].replace("'", "''")
+    return (
+        f"CREATE VIRTUAL TABLE {table} USING fts5(text, content='', tokenize='{rule}');\n"
+        f"INSERT INTO {table} ({table}, rank) VALUES ('pgsz', {WORDS_PAGE_BYTES});\n"
+    )
 
 
 def translate(error: Exception, path: Path) -> StoreError:
@@ -105,7 +140,7 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
         connection.execute("PRAGMA cell_size_check = ON")
         if mode == "rw":
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA wal_autocheckpoint = 512")  # pages: 32 MiB
+            connection.execute(f"PRAGMA wal_autocheckpoint = {(32 << 20) // PAGE_BYTES}")
     except BaseException:
         connection.close()
         raise
@@ -141,26 +176,49 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         raise
 
 
-def read_fingerprint(connection: sqlite3.Connection, path: Path) -> Fingerprint:
-    """The fingerprint of an open store.
+def meta_crc(fingerprint: str, settings: str) -> int:
+    """CRC-32 over the two lines that say what a store is."""
+    return zlib.crc32(f"{fingerprint}\n{settings}".encode("utf-8", "surrogateescape"))
+
+
+def read_version(connection: sqlite3.Connection, path: Path) -> int:
+    """Version of the format of an open store.
 
     Raises:
-        StoreCorruptError: If it is damaged or this is no store.
-        StoreMismatchError: If another version of the format wrote it.
+        StoreCorruptError: If this is no store.
     """
     if connection.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
         raise StoreCorruptError(f"{path} is damaged or no store of document states (application id)")
-    rows = connection.execute("SELECT fingerprint, crc FROM meta").fetchall()
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def read_meta(connection: sqlite3.Connection, path: Path) -> tuple[Fingerprint, StoreSettings, int]:
+    """Fingerprint, settings and their CRC-32 of an open store.
+
+    Raises:
+        StoreCorruptError: If they are damaged or this is no store.
+        StoreVersionError: If another version of the format wrote it.
+    """
+    version = read_version(connection, path)
+    if version != FORMAT_VERSION:
+        raise StoreVersionError(version, FORMAT_VERSION)
+    rows = connection.execute("SELECT fingerprint, settings, crc FROM meta").fetchall()
     if (
         len(rows) != 1
-        or not isinstance(rows[0][0], str)
-        or zlib.crc32(rows[0][0].encode("utf-8", "surrogateescape")) != rows[0][1]
+        or not all(isinstance(value, str) for value in rows[0][:2])
+        or meta_crc(*rows[0][:2]) != rows[0][2]
     ):
         raise StoreCorruptError(f"{path}: the fingerprint is damaged (CRC-32 does not match)")
-    return Fingerprint.from_json(rows[0][0])
+    return Fingerprint.from_json(rows[0][0]), StoreSettings.from_json(rows[0][1]), rows[0][2]
 
 
-def create(path: Path, fingerprint: Fingerprint) -> None:
+def write_meta(connection: sqlite3.Connection, fingerprint: Fingerprint, settings: StoreSettings) -> None:
+    """Say what a store is."""
+    lines = fingerprint.to_json(), settings.to_json()
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (1, ?, ?, ?)", (*lines, meta_crc(*lines)))
+
+
+def create(path: Path, fingerprint: Fingerprint, settings: StoreSettings) -> None:
     """Create an empty store under a temporary name and rename it: there is never a half-made one.
 
     Raises:
@@ -175,8 +233,9 @@ def create(path: Path, fingerprint: Fingerprint) -> None:
     connection = sqlite3.connect(temporary, isolation_level=None)
     try:
         connection.executescript(SCHEMA)
-        line = fingerprint.to_json()
-        connection.execute("INSERT INTO meta VALUES (1, ?, ?)", (line, zlib.crc32(line.encode())))
+        connection.executescript(words_schema(settings.tokenizer))
+        connection.execute("INSERT INTO derived VALUES ('words', ?, 0)", (json.dumps(settings.tokenizer),))
+        write_meta(connection, fingerprint, settings)
         if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise StoreError(f"{path}: this file system does not support SQLite's WAL")
     finally:
@@ -188,6 +247,8 @@ def create(path: Path, fingerprint: Fingerprint) -> None:
 
 def sync(path: Path) -> None:
     """Force a file or folder to disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders; it keeps a rename by itself
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -195,29 +256,32 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def lock_writer(path: Path) -> int:
-    """Become the only writer of a store, until the descriptor is closed or the process ends.
-
-    Returns:
-        The descriptor that holds the lock.
+def writers_lock(path: Path) -> FileLock:
+    """The lock that whoever writes a store holds; its file is made here, so that a folder that cannot be written shows.
 
     Raises:
-        StoreLockedError: If there is a writer, at once.
         StoreReadOnlyError: If the folder cannot be written.
         StoreNotFoundError: If there is no such folder.
     """
     try:
-        descriptor = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        with open(f"{path}.lock", "ab"):
+            pass
     except FileNotFoundError as error:
         raise StoreNotFoundError(f"{path.parent}: no such folder") from error
     except OSError as error:
         raise StoreReadOnlyError(f"{path}: cannot be opened for writing: {error}") from error
+    return FileLock(f"{path}.lock", thread_local=False)  # what one thread began another one may commit
+
+
+def acquire(lock: FileLock, path: Path, seconds: float) -> None:
+    """Become the only writer of a store.
+
+    Raises:
+        StoreLockedError: If another one is still at work after so many seconds.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise StoreLockedError(f"{path}: another writer holds it") from error
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+        lock.acquire(timeout=seconds, poll_interval=0.01)
+    except Timeout as error:
+        raise StoreLockedError(f"{path}: another writer holds it, for over {seconds:g} s") from error
+    except OSError as error:
+        raise StoreReadOnlyError(f"{path}: cannot be opened for writing: {error}") from error

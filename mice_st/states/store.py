@@ -14,7 +14,7 @@ import json
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -25,7 +25,7 @@ from .identity import Fingerprint, StoreSettings
 from .migration import Migration
 from .packed import PackedStates
 from .put_checks import check_put
-from .reports import CompactReport, PutReport, VerifyReport
+from .reports import CompactReport, DamagedDocument, PutReport, VerifyReport
 from .rows import DocumentRow, RowFormat, StateRow, read_pooled, stack_pooled
 from .where import Where, metadata_json
 
@@ -185,6 +185,10 @@ class Store(ABC):
     def _documents(self, ids: Sequence[str] | None = None) -> Iterator[DocumentRow]:
         """Light rows of all documents, or in order of these ids, unchecked, uncommitted changes included."""
 
+    def _changing(self) -> AbstractContextManager[None]:
+        """Around reading entries and changing them: what an engine with one writer at a time locks."""
+        return nullcontext()
+
     @abstractmethod
     def _write(self, changes: Sequence[Change]) -> None:
         """Write documents, to be made durable by ``commit``."""
@@ -205,6 +209,10 @@ class Store(ABC):
     @abstractmethod
     def verify(self) -> VerifyReport:
         """Read and check everything; faults are listed, not raised."""
+
+    @abstractmethod
+    def damaged(self) -> list[DamagedDocument]:
+        """Documents whose rows are not as they were written; see ``repair.py``."""
 
     @abstractmethod
     def compact(self) -> CompactReport:
@@ -357,7 +365,7 @@ class Store(ABC):
         check_put(ids, documents, hashes, texts, pooled)
         lines = self._metadata_lines(ids, [None] * len(ids) if metadata is None else metadata)
         report, changes = PutReport(), []
-        with self._writing:
+        with self._writing, self._changing():
             for i, entry in enumerate(self._entries(ids)):
                 lacks = (texts is not None and not entry.has_text) or (pooled is not None and not entry.has_pooled)
                 if entry.content_hash == hashes[i] and not lacks:
@@ -395,7 +403,7 @@ class Store(ABC):
         """
         self._check_writable()
         lines = self._metadata_lines(ids, metadata)
-        with self._writing:
+        with self._writing, self._changing():
             entries = self._entries(ids)
             if unknown := [entry.id for entry in entries if entry.content_hash is None]:
                 raise UnknownDocumentError(unknown)
@@ -413,12 +421,18 @@ class Store(ABC):
             StoreReadOnlyError: If the store was opened for reading.
         """
         self._check_writable()
-        with self._writing:
+        with self._writing, self._changing():
             entries = self._entries(list(dict.fromkeys(ids)))
             unknown = [entry.id for entry in entries if entry.content_hash is None]
             if unknown:
                 raise UnknownDocumentError(unknown)
             self._remove(entries)
+
+    def discard(self, damaged: Sequence[DamagedDocument]) -> None:
+        """Remove documents that ``damaged`` named, to be made durable by ``commit``."""
+        self._check_writable()
+        with self._writing, self._changing():
+            self._remove([Entry(document.id, "", True, True, document.key) for document in damaged])
 
     def __enter__(self) -> Self:
         return self

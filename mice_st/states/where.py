@@ -104,7 +104,9 @@ class Where:
 
 def _scalar(key: str, value: Any) -> Scalar:
     if not (value is None or isinstance(value, str | int | float | bool)):
-        raise ValueError(f"where: {key!r} is compared with {type(value).__name__}; wanted a string, a number, a bool or None")
+        raise ValueError(
+            f"where: {key!r} is compared with {type(value).__name__}; wanted a string, a number, a bool or None"
+        )
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"where: {key!r} is compared with {value}")
     if isinstance(value, int) and abs(value) >= 2**63:

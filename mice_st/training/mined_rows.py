@@ -14,7 +14,7 @@ from typing import Any, Literal
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from mice_st.data.collection import Collection, read_corpus
+from mice_st.data.collection import Collection
 from mice_st.data.sources import load_collection, unpacked_folder
 from mice_st.training.mining import Keep, Search, mine_rows, search_all, search_bm25, search_vectors
 from mice_st.training.pseudo_queries import pseudo_query_collection
@@ -134,8 +134,6 @@ def _rows(source: str, job: MineJob, models: dict[str, Any]) -> Iterator[dict[st
 
 def _pseudo(source: str) -> Collection:
     with unpacked_folder(source) as folder:
-        for _ in read_corpus(folder):  # names a bad line before anything is made of it
-            pass
         return pseudo_query_collection(folder, folder.resolve().name)
 
 

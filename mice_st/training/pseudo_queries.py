@@ -5,12 +5,12 @@ The text that became the query is taken out of its document, or matching words w
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
 
 from mice_st.data.collection import Collection
+from mice_st.data.reader import read_corpus
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 MOST_WORDS = 40  # longer first sentences are no queries
@@ -24,7 +24,7 @@ def pseudo_query_collection(folder: Path, name: str) -> Collection:
     begin with it too. Documents from which neither can be made stay as candidates.
 
     Args:
-        folder: Holds ``corpus.jsonl`` in BEIR layout; each line has been checked before.
+        folder: Holds ``corpus.jsonl`` in BEIR layout, as ``read_corpus`` takes it.
         name: Of the collection.
 
     Returns:
@@ -32,14 +32,12 @@ def pseudo_query_collection(folder: Path, name: str) -> Collection:
         one.
 
     Raises:
-        ValueError: If no document gives a query.
+        FileNotFoundError: If there is no corpus.
+        ValueError: If a line is bad, naming it, or no document gives a query.
     """
     rows: dict[str, tuple[str, str]] = {}
-    with (folder / "corpus.jsonl").open(encoding="utf-8-sig") as lines:
-        for line in filter(str.strip, lines):
-            row = json.loads(line)
-            title = " ".join((row.get("title") or "").split())
-            rows[str(row["_id"] if "_id" in row else row["id"])] = (title, row["text"].strip())
+    for entry in read_corpus(folder).entries():
+        rows[entry.id] = (" ".join(entry.title.split()), entry.text.strip())
     titles = Counter(title.lower() for title, _ in rows.values())
     sentences = Counter(_first_sentence(text)[0].lower() for _, text in rows.values())
     corpus: dict[str, str] = {}

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ from mice_st.data.collection import Collection, Document, read_beir, read_corpus
 def write_lines(path: Path, *lines: str) -> Path:
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8", newline="\n")
     return path
+
+
+def texts(documents: Iterable[Document]) -> list[tuple[str, str]]:
+    return [(document.id, document.text) for document in documents]
 
 
 @pytest.fixture
@@ -45,11 +50,11 @@ def test_json_lines(tmp_path: Path) -> None:
 def test_text_lines_keep_their_line_number_as_id(tmp_path: Path) -> None:
     file = tmp_path / "texts.txt"
     file.write_bytes(b"\xef\xbb\xbffirst\r\n\n  {third}  \nfirst")
-    assert list(read_corpus(file)) == [("0", "first"), ("2", "{third}"), ("3", "first")]
+    assert texts(read_corpus(file)) == [("0", "first"), ("2", "{third}"), ("3", "first")]
 
 
 def test_folder_reads_its_corpus(beir_folder: Path) -> None:
-    assert dict(read_corpus(str(beir_folder))) == {"d1": "Sorting puts things in order", "d2": "a second one"}
+    assert dict(texts(read_corpus(str(beir_folder)))) == {"d1": "Sorting puts things in order", "d2": "a second one"}
 
 
 @pytest.mark.parametrize(
@@ -62,13 +67,13 @@ def test_folder_reads_its_corpus(beir_folder: Path) -> None:
 )
 def test_standard_input(monkeypatch: pytest.MonkeyPatch, content: bytes, expected: list[tuple[str, str]]) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
-    assert list(read_corpus("-")) == expected
+    assert texts(read_corpus("-")) == expected
 
 
 def test_corpus_is_streamed(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "corpus.jsonl", '{"_id": "a", "text": "x"}', "broken")
     documents = read_corpus(file)
-    assert next(documents) == ("a", "x")  # before the broken line is looked at
+    assert next(documents) == ("a", "x", None)  # before the broken line is looked at
     with pytest.raises(ValueError, match="line 2"):
         next(documents)
 
@@ -108,7 +113,7 @@ def test_skip_keeps_the_good_lines_and_counts_the_bad(tmp_path: Path, caplog: py
     good = ['{"_id": "a", "text": "x"}', '{"_id": "z", "text": "y"}']
     file = write_lines(tmp_path / "corpus.jsonl", good[0], *(line for line, _ in BAD_LINES), good[1])
     with caplog.at_level(logging.WARNING):
-        assert list(read_corpus(file, on_error="skip")) == [("a", "x"), ("z", "y")]
+        assert texts(read_corpus(file, on_error="skip")) == [("a", "x"), ("z", "y")]
     (record,) = caplog.records
     assert f"{len(BAD_LINES)} bad lines" in record.getMessage()
     assert "line 2" in record.getMessage()

@@ -94,7 +94,7 @@ def test_states_texts_and_pooled_vectors_are_those_of_the_model(mice: MiceCrossE
         read = packed.document(place)
         assert torch.equal(read.input_ids, document.input_ids)
         torch.testing.assert_close(read.states, document.states, atol=1e-5, rtol=0)
-    assert dict(store.texts()) == dict(corpus)
+    assert dict(store.texts()) == {document.id: document.text for document in corpus}
     ids, vectors = store.pooled()
     assert ids == [document.id for document in corpus]
     wanted = torch.stack([document.states.mean(0) for document in in_memory])
@@ -117,7 +117,7 @@ def test_only_missing_and_changed_documents_are_encoded_again(
     report = encode_corpus(mice, corpus, store, shard_documents=5)
     assert encoded == ["another text", text_of(20), text_of(21)]
     assert (report.documents, report.added, report.changed, report.unchanged) == (22, 2, 1, 19)
-    assert dict(store.texts()) == dict(corpus)
+    assert dict(store.texts()) == {document.id: document.text for document in corpus}
     changed = mice.encode_documents(["another text"])[0]
     torch.testing.assert_close(store.document("d3").states, changed.states, atol=1e-5, rtol=0)
     assert encode_corpus(mice, corpus, store).unchanged == 22
@@ -239,7 +239,7 @@ def test_impossible_arguments_are_refused(mice: MiceCrossEncoder, store: SqliteS
 
 def test_shards_end_at_a_number_of_documents_or_of_characters() -> None:
     long = Document("long", "x" * SHARD_CHARACTERS)
-    shards = encoding._cut_into_shards([*documents(5), long, Document("last", "y")], 3)
+    shards = encoding.cut_into_shards([*documents(5), long, Document("last", "y")], 3)
     assert [[document.id for document in shard] for shard in shards] == [
         ["d0", "d1", "d2"],
         ["d3", "d4"],

@@ -47,7 +47,7 @@ def text_of(number: int, words: int) -> str:
 
 CORPUS = [Document(f"d{number}", text_of(number, 1 + number % 9)) for number in range(40)]
 IDS = [document.id for document in CORPUS]
-TEXTS = dict(CORPUS)
+TEXTS = {document.id: document.text for document in CORPUS}
 
 
 def make_store(mice: MiceCrossEncoder, path: Path, codec: str, **how: bool | int) -> Path:

@@ -1,0 +1,223 @@
+"""The first stage of a SQLite store: words in its FTS5 table, vectors in the file beside it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from .errors import StoreCorruptError, StoreError
+from .identity import Tokenizer
+from .rows import read_pooled
+from .vectors import VectorFile, best_slots, cosines, in_order, norms
+from .where import Where
+from .words import query_terms, quoted
+
+logger = logging.getLogger(__name__)
+
+WORD_COUNTS = "CREATE VIRTUAL TABLE IF NOT EXISTS temp.word_counts USING fts5vocab('main', 'words', 'row')"
+_ADMITTED = "SELECT d.key FROM documents AS d LEFT JOIN metadata AS m ON m.key = d.key WHERE {condition}"
+
+
+class VectorsDefinition(NamedTuple):
+    """What ``derived`` says of the file of vectors."""
+
+    generation: int
+    width: int
+    half: bool
+
+
+def vectors_definition(connection: sqlite3.Connection) -> VectorsDefinition | None:
+    """The file that holds the store's vectors; None where there are none.
+
+    Raises:
+        StoreCorruptError: If the entry cannot be read.
+    """
+    row = connection.execute("SELECT definition FROM derived WHERE name = 'vectors'").fetchone()
+    if row is None:
+        return None
+    try:
+        generation, width, half = json.loads(row[0])
+        return VectorsDefinition(int(generation), int(width), bool(half))
+    except (TypeError, ValueError) as error:
+        raise StoreCorruptError(f"the entry of the file of vectors is damaged: {row[0]!r}") from error
+
+
+def vector_file(path: Path, definition: VectorsDefinition) -> VectorFile:
+    """The file of vectors of the store at ``path``."""
+    return VectorFile(Path(f"{path}-vectors-{definition.generation}"), definition.width, definition.half)
+
+
+@dataclass
+class _Mapped:
+    """The vectors of one commit.
+
+    Attributes:
+        of: What it was made of: the file, its slots and the commit.
+        slots: As ``VectorFile.map`` gives them.
+        keys: Key of each slot, ``(n,)`` int64.
+        live: Whether each slot is a document's, ``(n,)`` bool.
+    """
+
+    of: tuple[VectorsDefinition, int, int]
+    slots: np.ndarray
+    keys: np.ndarray
+    live: np.ndarray
+
+
+class SqliteSearch:
+    """Searches one store; keeps the map of its vectors from one search to the next.
+
+    Args:
+        path: The database.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._mapped: _Mapped | None = None
+        self._lock = threading.Lock()
+
+    def forget(self) -> None:
+        """Drop what was read within a transaction that did not come to pass."""
+        with self._lock:
+            self._mapped = None
+
+    # Words
+
+    def words(
+        self, connection: sqlite3.Connection, query: str, tokenizer: Tokenizer, top_k: int, where: Where | None
+    ) -> dict[str, float]:
+        """See ``Store.search_words``."""
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        self._refuse_lacking(connection, "text", "its text")
+        terms = query_terms(query, tokenizer)
+        if not terms:
+            return {}
+        admitted, parameters = ("", []) if where is None else _admitted(where)
+        # bm25 gives a word that stands in over half of the documents a weight of 1e-6, yet it costs most of the time:
+        # its documents are looked at only where those of the other words do not suffice.
+        rare = self._rare(connection, terms)
+        found = self._match(connection, rare, top_k, admitted, parameters) if rare else []
+        if len(found) < top_k and len(rare) < len(terms):
+            found = self._match(connection, terms, top_k, admitted, parameters)
+        names = _ids_of(connection, [key for key, _ in found])
+        return in_order(((names[key], -score) for key, score in found if key in names), top_k)
+
+    @staticmethod
+    def _rare(connection: sqlite3.Connection, terms: list[str]) -> list[str]:
+        connection.execute(WORD_COUNTS)
+        half = connection.execute("SELECT count(*) FROM documents").fetchone()[0] / 2
+        rare = []
+        for term in terms:
+            row = connection.execute("SELECT doc FROM temp.word_counts WHERE term = ?", (term.lower(),)).fetchone()
+            if row is None or row[0] <= half:
+                rare.append(term)
+        return rare
+
+    @staticmethod
+    def _match(
+        connection: sqlite3.Connection, terms: list[str], top_k: int, admitted: str, parameters: list
+    ) -> list[tuple[int, float]]:
+        """Keys and scores (smaller is better) of the best documents, with all that equal the last of them."""
+        expression = " OR ".join(quoted(term) for term in terms)
+        select = f"SELECT rowid, rank FROM words WHERE words MATCH ?{admitted}"
+        found = connection.execute(f"{select} ORDER BY rank LIMIT ?", (expression, *parameters, top_k + 1)).fetchall()
+        if len(found) > top_k and found[top_k][1] == found[top_k - 1][1]:
+            return connection.execute(f"{select} AND rank <= ?", (expression, *parameters, found[top_k][1])).fetchall()
+        return found[:top_k]
+
+    # Vectors
+
+    def vectors(
+        self, connection: sqlite3.Connection, vector: Tensor, top_k: int, where: Where | None
+    ) -> dict[str, float]:
+        """See ``Store.search_vectors``."""
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        self._refuse_lacking(connection, "pooled", "a pooled vector")
+        definition = vectors_definition(connection)
+        if definition is None:
+            return {}
+        if vector.shape != (definition.width,):
+            raise ValueError(f"a vector {tuple(vector.shape)} for a store whose vectors have {definition.width} values")
+        mapped = self._map(connection, definition)
+        admitted = mapped.live
+        if where is not None:
+            condition, parameters = where.sql("m.value")
+            keys = np.fromiter(
+                (key for (key,) in connection.execute(_ADMITTED.format(condition=condition), parameters)),
+                dtype=np.int64,
+            )
+            admitted = admitted & np.isin(mapped.keys, keys)
+        scores = cosines(mapped.slots, vector)
+        sound = bool((np.abs(scores[admitted]) < 1.001).all())  # neither NaN nor what no cosine can be
+        places = best_slots(scores, admitted, top_k) if sound else np.empty(0, dtype=np.int64)
+        names = _ids_of(connection, mapped.keys[places].tolist())
+        if not sound or len(names) != len(places):
+            raise StoreCorruptError(
+                f"{self._path}: the file of vectors does not fit the store; `mice-st store repair` makes it anew"
+            )
+        return in_order(((names[int(mapped.keys[place])], float(scores[place])) for place in places), top_k)
+
+    def _map(self, connection: sqlite3.Connection, definition: VectorsDefinition) -> _Mapped:
+        commits, slots = connection.execute("SELECT commits, slots FROM counters").fetchone()
+        of = (definition, slots, commits)
+        with self._lock:
+            before = self._mapped
+        if before is not None and before.of == of:
+            return before
+        file = vector_file(self._path, definition)
+        known = np.empty(0, dtype=np.int64)  # keys of slots never change
+        if file.holds(slots):
+            mapped_slots = file.map(slots)
+            if before is not None and before.of[0] == definition and before.of[1] <= slots:
+                known = before.keys
+        else:
+            logger.warning(
+                "%s: not there or too short; the vectors are read from the rows. `mice-st store repair` makes it anew",
+                file.path,
+            )
+            mapped_slots = slots_from_rows(connection, file)
+        keys = np.concatenate([known, mapped_slots["key"][len(known) :]])
+        dead = np.fromiter((key for (key,) in connection.execute("SELECT key FROM dead_slots")), dtype=np.int64)
+        mapped = _Mapped(of, mapped_slots, keys, ~np.isin(keys, dead))
+        with self._lock:
+            self._mapped = mapped
+        return mapped
+
+    def _refuse_lacking(self, connection: sqlite3.Connection, column: str, what: str) -> None:
+        row = connection.execute(f"SELECT id FROM documents WHERE {column} IS NULL LIMIT 1").fetchone()
+        if row is not None:
+            raise StoreError(f"document {row[0]!r} was put without {what}")
+
+
+def slots_from_rows(connection: sqlite3.Connection, file: VectorFile) -> np.ndarray:
+    """What the file of vectors is to hold, from the documents' rows."""
+    rows = connection.execute("SELECT key, pooled FROM documents WHERE pooled IS NOT NULL ORDER BY key").fetchall()
+    slots = np.zeros(len(rows), dtype=file.slot)
+    for place, (key, blob) in enumerate(rows):
+        vector = read_pooled(blob)
+        slots[place] = (key, norms(vector[None])[0], vector)
+    return slots
+
+
+def _admitted(where: Where) -> tuple[str, list]:
+    condition, parameters = where.sql("m.value")
+    # The plus keeps SQLite from asking the full-text index once for each admitted document.
+    return f" AND +rowid IN ({_ADMITTED.format(condition=condition)})", parameters
+
+
+def _ids_of(connection: sqlite3.Connection, keys: list[int]) -> dict[int, str]:
+    rows = connection.execute(
+        "SELECT d.key, d.id FROM json_each(?) AS wanted JOIN documents AS d ON d.key = wanted.value",
+        (json.dumps(keys),),
+    )
+    return dict(rows.fetchall())
