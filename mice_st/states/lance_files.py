@@ -95,7 +95,7 @@ def read_identity(dataset: Any, uri: str) -> Identity:
     stored = {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
     fingerprint = stored.get("mice_st.fingerprint", "")
     settings, name = stored.get("mice_st.settings", ""), stored.get("mice_st.name", "")
-    first_format = not settings and stored.get("mice_st.crc") == str(_crc(fingerprint))  # it had no settings
+    first_format = not settings and stored.get("mice_st.crc") == str(_crc(fingerprint))  # version 1 had no settings
     if not first_format and stored.get("mice_st.crc") != str(_crc(fingerprint, settings, name)):
         raise StoreCorruptError(f"{uri} is damaged or no store of document states (fingerprint)")
     return Identity(Fingerprint.from_json(fingerprint), StoreSettings.from_json(settings), name)

@@ -241,14 +241,14 @@ class LanceStore(LanceReader):
                 dataset.create_scalar_index(column, kind, name=f"{column}_idx")
         dataset.optimize.optimize_indices()
 
-    def rebuild_first_stage(self, tokenizer: Tokenizer | None = None) -> None:
+    def rebuild_first_stage(self, tokenizer: str | None = None) -> None:
         """Write all rows anew, each with the words of its text, and commit. Vectors are read from the rows themselves."""
         self._refuse_uncommitted("rebuilding the first stage")
 
         def attempt(newest: Any) -> None:
             identity = read_identity(newest, self.uri)
             if tokenizer is not None:
-                identity = identity._replace(settings=replace(identity.settings, tokenizer=tokenizer))
+                identity = identity._replace(settings=replace(identity.settings, tokenizer=tokenizer))  # type: ignore[arg-type]  # it checks
             fragments = write_rows(self.uri, self._anew(newest, identity), identity, self._options)
             overwrite(self.uri, newest.version, identity, fragments, self._options)
 

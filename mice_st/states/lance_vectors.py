@@ -139,7 +139,7 @@ def search(
         pending: What the searching writer has not committed.
     """
     if top_k < 1:
-        return {}
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
     admitted = _admitted(dataset, uri, where, pending)
     places, scores = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.float32)]
     for block in cache.blocks(dataset):
@@ -159,7 +159,9 @@ def search(
 def _check_width(slots: np.ndarray, vector: Tensor) -> None:
     width = slots["vector"].shape[1]
     if tuple(vector.shape) != (width,):
-        raise ValueError(f"the query's vector has shape {tuple(vector.shape)}, the store's have ({width},)")
+        raise ValueError(
+            f"the query's vector has shape {tuple(vector.shape)} for a store whose vectors have {width} values"
+        )
 
 
 def _admitted(dataset: Any, uri: str, where: Where | None, pending: Pending) -> np.ndarray | None:

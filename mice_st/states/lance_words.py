@@ -88,11 +88,13 @@ class WordSearch:
 
     def best(self, query: str, top_k: int, where: Where | None) -> dict[str, float]:
         """As ``Store.search_words``."""
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
         terms = asked_terms(query, self._tokenizer)
         totals = self._totals_now()
         if totals.without_text is not None:
             raise StoreError(f"{self._uri}: document {totals.without_text!r} was put without its text")
-        if not terms or top_k < 1 or not totals.documents:
+        if not terms or not totals.documents:
             return {}
         if self._tokenizer == "trigram" or self._pending.hidden:
             found = self._every(terms)
