@@ -139,7 +139,9 @@ def refuse_empty(
     from mice_st.data.reader import read_corpus
 
     if documents == "-":
-        raise ValueError("documents: standard input cannot be read again to go on after a kill; give a file or a folder.")
+        raise ValueError(
+            "documents: standard input cannot be read again to go on after a kill; give a file or a folder."
+        )
     first = next(read_corpus(documents, on_error, id_column=id_column, text_columns=text_columns), None)
     if first is None:
         raise ValueError(f"{documents}: there are no documents")

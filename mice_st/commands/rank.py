@@ -69,7 +69,7 @@ class RankOptions:
     where: str | None = field(
         default=None,
         metadata={
-            "help": "Conditions on metadata of the store's documents, as JSON: '{\"lang\": \"de\", \"year\": {\">=\": 2020}}'.",
+            "help": 'Conditions on metadata of the store\'s documents, as JSON: \'{"lang": "de", "year": {">=": 2020}}\'.',
             "metavar": "JSON",
         },
     )

@@ -33,9 +33,9 @@ def repair_store(store: Store, model: Any, show_progress_bar: bool | None = None
         StoreLockedError: If the file has to be copied and somebody has it open.
         StoreCorruptError: If it is damaged beyond that.
     """
-    copied = isinstance(store, SqliteStore) and salvage_sqlite(store)
+    unreadable = salvage_sqlite(store) if isinstance(store, SqliteStore) else None
     encoded: list[str] = []
-    lost: list[str] = []
+    lost: list[str] = list(unreadable or [])
     damaged = store.damaged()
     for start in range(0, len(damaged), REPAIR_DOCUMENTS):
         part = damaged[start : start + REPAIR_DOCUMENTS]
@@ -57,4 +57,4 @@ def repair_store(store: Store, model: Any, show_progress_bar: bool | None = None
         store.commit()
         encoded += [document.id for document in sound]
     store.rebuild_first_stage()
-    return RepairReport(encoded, lost, bool(copied))
+    return RepairReport(encoded, lost, unreadable is not None)

@@ -102,14 +102,15 @@ def _version_1(old: sqlite3.Connection, new: SqliteStore, seed: int) -> Iterator
         yield changes
 
 
-def salvage_sqlite(store: SqliteStore) -> bool:
+def salvage_sqlite(store: SqliteStore) -> list[str] | None:
     """Copy what can be read of a store whose file is damaged to a new one, which takes its place.
 
     A document whose light row is sound but whose states cannot be read is copied with states that fail their check, so
     that ``repair`` finds it and encodes it anew.
 
     Returns:
-        Whether the file was damaged; a sound one is left alone.
+        Ids of the documents that are lost, or their places where not even those can be read; None for a file that is
+        sound, and left alone.
 
     Raises:
         StoreLockedError: If somebody else has the store open.
@@ -117,15 +118,16 @@ def salvage_sqlite(store: SqliteStore) -> bool:
     store._refuse_uncommitted("repairing")
     try:
         if not structure_problems(store):
-            return False
+            return None
     except StoreCorruptError:
         pass  # damaged so that it cannot even be checked
     target = Path(f"{store.path}.repairing")
     for file in target.parent.glob(f"{target.name}*"):
         file.unlink()
+    lost: list[str] = []
     with store._locked(), SqliteStore(target, store.fingerprint, read_only=False, settings=store.settings) as new:
         batch: list[Change] = []
-        for change in _readable(store):
+        for change in _readable(store, lost):
             batch.append(change)
             if len(batch) == COPY_ROWS:
                 _copy(new, batch)
@@ -134,10 +136,10 @@ def salvage_sqlite(store: SqliteStore) -> bool:
     store._close_idle()
     with store._locked():
         _take_place(store.path, target)
-    return True
+    return lost
 
 
-def _readable(store: SqliteStore) -> Iterator[Change]:
+def _readable(store: SqliteStore, lost: list[str]) -> Iterator[Change]:
     """Each document that can be read, key by key: a page that cannot be read ends a scan, not a look at the next key."""
     with closing(connect(store.path, "ro")) as connection:
         last = 0
@@ -147,6 +149,7 @@ def _readable(store: SqliteStore) -> Iterator[Change]:
             except sqlite3.Error:
                 continue
         for key in range(1, last + 1):
+            light = None
             try:
                 light = connection.execute(
                     "SELECT d.id, d.content_hash, d.n_tokens, d.crc, d.text, m.value, d.pooled FROM documents AS d "
@@ -158,7 +161,8 @@ def _readable(store: SqliteStore) -> Iterator[Change]:
                 row = DocumentRow._make(light)
                 store._format.check_document(row)
             except (sqlite3.Error, StoreCorruptError):
-                continue  # `repair` says how many documents are left
+                lost.append(str(light[0]) if light else f"in row {key}")
+                continue
             try:
                 values = connection.execute(_STATE, (key,)).fetchone()
                 state = StateRow._make(values or (row.id, row.content_hash, row.n_tokens, 0, b"", b"", b""))
@@ -193,6 +197,8 @@ def _take_place(path: Path, copy: Path) -> None:
             raise StoreLockedError(f"{path}: somebody has it open; close it and run this again")
     for suffix in ("-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
+    with translated(copy), closing(connect(copy, "rw")) as new:  # takes what waits in its WAL into the file
+        new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for file in path.parent.glob(f"{path.name}-vectors-*"):
         file.unlink()
     for file in path.parent.glob(f"{copy.name}-vectors-*"):

@@ -32,7 +32,7 @@ def verify_sqlite(store: SqliteReader) -> tuple[int, int, list[str]]:
     documents = tokens = 0
     try:
         with store.reading():
-            problems += structure_problems(store)
+            problems += [*structure_problems(store), *_numbers(store)]
             for key, light in store.documents_by_key():
                 try:
                     tokens += _document(store, key, light)
@@ -63,19 +63,22 @@ def damaged_documents(store: SqliteReader) -> list[DamagedDocument]:
 
 
 def structure_problems(store: SqliteReader) -> list[str]:
-    """What SQLite finds wrong with the file itself, and with the number of rows."""
+    """What SQLite finds wrong with the file itself."""
     problems = []
     with store._reader() as connection:
         lines = [row[0] for row in connection.execute("PRAGMA integrity_check")]
         problems += [f"SQLite: {line}" for line in lines if line != "ok"]
         if store.path.stat().st_size % PAGE_BYTES:  # SQLite reads the rest of the last page as zeros
             problems.append("the file ends within a page")
+    return problems
+
+
+def _numbers(store: SqliteReader) -> list[str]:
+    with store._reader() as connection:
         n_documents, n_states = connection.execute(
             "SELECT (SELECT count(*) FROM documents), (SELECT count(*) FROM states)"
         ).fetchone()
-        if n_documents != n_states:
-            problems.append(f"{n_documents} documents but {n_states} states")
-    return problems
+    return [] if n_documents == n_states else [f"{n_documents} documents but {n_states} states"]
 
 
 def _document(store: SqliteReader, key: int, light: DocumentRow) -> int:
