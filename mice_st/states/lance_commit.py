@@ -18,12 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]  # ships none
 from filelock import FileLock, Timeout
-from lance import LanceDataset, LanceOperation
-from lance.fragment import write_fragments
 
 from .errors import StoreLockedError, StoreNotFoundError, StoreReadOnlyError
+from .lance_extra import lance
 from .lance_files import Identity, addresses_of, open_dataset, schema, translated
 
 COMMIT_TRIES = 1000
@@ -58,13 +56,15 @@ def overwrite(
     Raises:
         Superseded: If something was; nothing has changed.
     """
-    operation = LanceOperation.Overwrite(schema(identity), list(fragments))
+    operation = lance.LanceOperation.Overwrite(schema(identity), list(fragments))
     return _commit(uri, version, operation, storage_options)
 
 
 def _commit(uri: str, version: int, operation: Any, storage_options: dict[str, str] | None) -> Any:
     try:
-        return LanceDataset.commit(uri, operation, read_version=version, max_retries=0, storage_options=storage_options)
+        return lance.LanceDataset.commit(
+            uri, operation, read_version=version, max_retries=0, storage_options=storage_options
+        )
     except Exception as error:
         low = str(error).lower()
         # Without a version to follow, Lance looks for version 0 where it finds a dataset.
@@ -74,7 +74,9 @@ def _commit(uri: str, version: int, operation: Any, storage_options: dict[str, s
         raise
 
 
-def write_rows(uri: str, rows: Any, identity: Identity, storage_options: dict[str, str] | None) -> list[Any]:
+def write_rows(
+    uri: str, rows: Any, identity: Identity, storage_options: dict[str, str] | None, mode: str = "append"
+) -> list[Any]:
     """Write the files of new rows, which no version has yet.
 
     Args:
@@ -82,10 +84,11 @@ def write_rows(uri: str, rows: Any, identity: Identity, storage_options: dict[st
         rows: A table, or a reader of batches.
         identity: For the schema.
         storage_options: Credentials and endpoints.
+        mode: ``append`` for rows beside those that are there, ``overwrite`` for rows in place of them.
     """
-    if isinstance(rows, pa.Table) and not rows.num_rows:
-        return []
-    return write_fragments(rows, uri, schema=schema(identity), mode="append", storage_options=storage_options)
+    return lance.fragment.write_fragments(
+        rows, uri, schema=schema(identity), mode=mode, storage_options=storage_options
+    )
 
 
 def replace_rows(
@@ -140,7 +143,7 @@ def _update(
     lowest = min(present)
     if lowest not in removed_rows:  # what makes two commits for one version collide
         updated.append(present[lowest].metadata)
-    operation = LanceOperation.Update(
+    operation = lance.LanceOperation.Update(
         removed_fragment_ids=removed, updated_fragments=updated, new_fragments=list(fragments)
     )
     return _commit(dataset.uri, dataset.version, operation, storage_options)

@@ -22,16 +22,12 @@ from .errors import (
     StoreReadOnlyError,
 )
 from .identity import Fingerprint, StoreSettings, Tokenizer
+from .lance_extra import lance, pa
 from .lance_terms import text_terms
 from .rows import DocumentRow, StateRow
 
-try:
-    import lance
-    import pyarrow as pa  # type: ignore[import-untyped]  # ships none
-except ImportError as error:
-    raise ImportError("LanceStore needs the extra `lance`: pip install 'mice-st[lance]'") from error
-
 IDS_PER_QUERY = 1000
+OPEN_TRIES = 20
 ROWS_PER_BATCH = 256  # of heavy rows, some 30 KB each
 
 STATE_COLUMNS = ["id", "content_hash", "n_tokens", "crc", "input_ids", "scales", "payload"]
@@ -151,8 +147,15 @@ def open_dataset(uri: str, storage_options: dict[str, str] | None) -> Any:
     Raises:
         StoreNotFoundError: If there is none.
     """
-    with translated(uri, "opening"):
-        return lance.dataset(uri, storage_options=storage_options)
+    for _ in range(OPEN_TRIES):
+        try:
+            with translated(uri, "opening"):
+                return lance.dataset(uri, storage_options=storage_options)
+        except StoreNotFoundError as error:
+            if ".manifest" not in str(error):
+                raise
+            missing = error  # the version that was the latest a moment ago has been superseded and removed
+    raise missing
 
 
 def read_table(source: Any, uri: str, columns: Sequence[str] | Mapping[str, str], **options: Any) -> Any:

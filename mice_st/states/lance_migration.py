@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import lance
-import pyarrow as pa  # type: ignore[import-untyped]  # ships none
 from torch import Tensor
 
 from .errors import StoreError, StoreNotFoundError
 from .identity import Fingerprint, StoreSettings
 from .lance_commit import create_dataset, overwrite, replace_rows, taking_turns, until_it_follows, write_rows
+from .lance_extra import lance, pa
 from .lance_files import (
     DOCUMENT_COLUMNS,
     STATE_COLUMNS,
@@ -131,7 +130,7 @@ class LanceMigration(Migration):
         def attempt(newest: Any) -> bool:
             if self._missing(newest):
                 return False
-            fragments = write_rows(store.uri, self._moved(newest), self._identity, self._options)
+            fragments = write_rows(store.uri, self._moved(newest), self._identity, self._options, "overwrite")
             overwrite(store.uri, newest.version, self._identity, fragments, self._options)
             return True
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -39,6 +39,8 @@ from .store import Entry, Store
 from .where import Where
 
 T = TypeVar("T")
+
+READ_TRIES = 5  # of calls that meet files which are removed meanwhile
 
 _ENTRY_COLUMNS = {
     "id": "id",
@@ -82,8 +84,11 @@ class LanceReader(Store):
 
     # Versions
 
-    def _newest(self) -> Any:
+    def _newest(self, anew: bool = False) -> Any:
         """The latest version, as an object that no other call moves.
+
+        Args:
+            anew: Whether to open the store again, with nothing of what is known of it.
 
         Raises:
             StoreMovedError: If the store has another model, or is another one, than when it was opened.
@@ -91,14 +96,18 @@ class LanceReader(Store):
         self._check_open()
         with self._opening, translated(self.uri, "refreshing"):
             latest = self._dataset.latest_version
-            if latest == self._dataset.version:
+            if latest == self._dataset.version and not anew:
                 return self._dataset
-            try:
-                self._dataset = self._dataset.checkout_version(latest)
-            except Exception:  # removed in between, or a store that was put anew in place of this one
-                self._dataset = open_dataset(self.uri, self._options)
-            self._check_identity(read_identity(self._dataset, self.uri))
-            return self._dataset
+            # A lower number is that of a store that was put in place of this one.
+            found = None
+            if not anew and latest > self._dataset.version:
+                with suppress(StoreNotFoundError), translated(self.uri, "refreshing"):  # removed a moment ago
+                    found = self._dataset.checkout_version(latest)
+            if found is None:
+                found = open_dataset(self.uri, self._options)
+            self._check_identity(read_identity(found, self.uri))
+            self._dataset = found
+            return found
 
     def _check_identity(self, found: Identity) -> None:
         if found.name != self._identity.name:
@@ -136,14 +145,12 @@ class LanceReader(Store):
     def _read(self, task: Callable[[Any], T]) -> T:
         """Carry out one read on this thread's version; on the latest one, if files of the other are gone."""
         with self.reading():
-            dataset = self._pinned.dataset
-            try:
-                return task(dataset)
-            except StoreNotFoundError:
-                self._pinned.dataset = self._newest()
-                if self._pinned.dataset.version == dataset.version:
-                    raise
-                return task(self._pinned.dataset)
+            for _ in range(READ_TRIES - 1):
+                try:
+                    return task(self._pinned.dataset)
+                except StoreNotFoundError:
+                    self._pinned.dataset = self._newest(anew=True)
+            return task(self._pinned.dataset)
 
     # Documents by id
 
@@ -224,7 +231,7 @@ class LanceReader(Store):
                             seen.add(row[0])
                 return
             except StoreNotFoundError:
-                newest = self._newest()
+                newest = self._newest(anew=True)
                 if newest.version == dataset.version:
                     raise
                 dataset, done = newest, set(seen)

@@ -15,8 +15,6 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]  # ships none
-
 from .errors import StoreError, StoreLockedError, StoreNotFoundError
 from .identity import Fingerprint, StoreSettings, Tokenizer
 from .lance_commit import (
@@ -28,6 +26,7 @@ from .lance_commit import (
     until_it_follows,
     write_rows,
 )
+from .lance_extra import pa
 from .lance_files import (
     DOCUMENT_COLUMNS,
     STATE_COLUMNS,
@@ -244,12 +243,14 @@ class LanceStore(LanceReader):
     def rebuild_first_stage(self, tokenizer: str | None = None) -> None:
         """Write all rows anew, each with the words of its text, and commit. Vectors are read from the rows themselves."""
         self._refuse_uncommitted("rebuilding the first stage")
+        if tokenizer is not None:
+            replace(self._settings, tokenizer=tokenizer)  # type: ignore[arg-type]  # refuses what is none
 
         def attempt(newest: Any) -> None:
             identity = read_identity(newest, self.uri)
             if tokenizer is not None:
-                identity = identity._replace(settings=replace(identity.settings, tokenizer=tokenizer))  # type: ignore[arg-type]  # it checks
-            fragments = write_rows(self.uri, self._anew(newest, identity), identity, self._options)
+                identity = identity._replace(settings=replace(identity.settings, tokenizer=tokenizer))  # type: ignore[arg-type]  # checked above
+            fragments = write_rows(self.uri, self._anew(newest, identity), identity, self._options, "overwrite")
             overwrite(self.uri, newest.version, identity, fragments, self._options)
 
         with self._writing, taking_turns(self.uri, self._lock_timeout):
@@ -287,7 +288,7 @@ class LanceStore(LanceReader):
         def copy(dataset: Any) -> None:
             identity = new_identity(self._fingerprint, read_identity(dataset, self.uri).settings)
             created = create_dataset(path, identity, options)
-            fragments = write_rows(path, self._anew(dataset, identity), identity, options)
+            fragments = write_rows(path, self._anew(dataset, identity), identity, options, "overwrite")
             overwrite(path, created.version, identity, fragments, options)
 
         with translated(self.uri, f"copying to {path}"):

@@ -49,7 +49,7 @@ def text_terms(text: str, tokenizer: Tokenizer) -> tuple[dict[str, int], int]:
 
 def asked_terms(query: str, tokenizer: Tokenizer) -> list[str]:
     """The terms of a query, each once and in order; with ``trigram``, words of three characters or more."""
-    return query_terms(query if tokenizer == "trigram" else folded(query), tokenizer)
+    return query_terms(query.casefold() if tokenizer == "trigram" else folded(query), tokenizer)
 
 
 def trigrams(word: str) -> list[str]:

@@ -7,11 +7,10 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]  # ships none
-
 from .errors import StoreCorruptError, StoreError
 from .identity import FORMAT_VERSION, Fingerprint, StoreSettings
 from .lance_commit import LOCK_SECONDS, overwrite, taking_turns, until_it_follows, write_rows
+from .lance_extra import pa
 from .lance_files import (
     ROWS_PER_BATCH,
     Identity,
@@ -55,7 +54,7 @@ def upgrade_lance(uri: str, storage_options: dict[str, str] | None = None) -> in
         values = json.loads(line) | {"format_version": FORMAT_VERSION}
         identity = new_identity(Fingerprint(**values), StoreSettings())
         rows = pa.RecordBatchReader.from_batches(schema(identity), _version_1(newest, uri, identity, zlib.crc32(line)))
-        fragments = write_rows(uri, rows, identity, storage_options)
+        fragments = write_rows(uri, rows, identity, storage_options, "overwrite")
         return int(overwrite(uri, newest.version, identity, fragments, storage_options).count_rows())
 
     open_dataset(uri, storage_options)  # before a lock file would lie beside nothing

@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]  # ships none
-import pyarrow.compute as pc  # type: ignore[import-untyped]
 
 from .errors import StoreError
 from .identity import Tokenizer
+from .lance_extra import pa, pc
 from .lance_files import as_rows, quoted, read_table, translated
 from .lance_terms import asked_terms, occurrences, text_terms, trigrams
 from .rows import DocumentRow

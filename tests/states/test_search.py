@@ -27,7 +27,7 @@ from mice_st.states.words import indexed_text, query_terms
 from tests.states.made import FINGERPRINT, made
 
 WORDS = (
-    "berlin people museum river bridge cat dog bird number string function the of in a to and is c++ don't 3.5".split()
+    ["berlin", "people", "museum", "river", "bridge", "cat", "dog", "bird", "number", "string", "function", "the", "of", "in", "a", "to", "and", "is", "c++", "don't", "3.5"]
 )
 QUERIES = ["people in berlin", "the of a", "cat dog", "c++ function", "don't", "3.5", "nothing of this", "berlin"]
 
