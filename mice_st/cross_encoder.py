@@ -19,15 +19,17 @@ from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 from tqdm.autonotebook import tqdm
 
+from mice_st.data.inputs import as_pairs, as_text, as_texts
 from mice_st.model_folder import MODULE_REFERENCE, complete_hub_folder
 from mice_st.modeling.layers_mice import DocumentStates
 from mice_st.modeling.modeling_mice import MiceForSequenceClassification
 from mice_st.modeling.st_mice import CHARACTERS_PER_TOKEN, MiceTransformer, check_pair, check_text, is_states
 from mice_st.states.passages import check_overlap, join_passages, split_passages, tokenize_documents
-from mice_st.states.ranking import rank_store
+from mice_st.states.ranking import rank_store, refuse_not_finite
 from mice_st.states.store import Store
 
 BLOCK_TOKENS = 16_384  # tokens of the documents that are scored in one forward pass: about a second's work on a CPU
+BLOCK_QUERIES = 128  # different queries of a forward pass: with their pairs, they take as much memory as the documents
 STATES_COST = 1 / 16  # of a stored token, beside one that is encoded
 
 
@@ -67,7 +69,7 @@ class MiceCrossEncoder(CrossEncoder):
 
     def encode_documents(
         self,
-        documents: Sequence[str],
+        documents: Any,
         batch_tokens: int | None = None,
         show_progress_bar: bool | None = None,
         *,
@@ -77,7 +79,8 @@ class MiceCrossEncoder(CrossEncoder):
         """Contextualise documents once, without any query.
 
         Args:
-            documents: Raw texts, ``(n,)``. Cut at ``config.document_max_length`` tokens; one warning counts the cut.
+            documents: Texts, ``(n,)``, in any form that ``mice_st.data.inputs.as_texts`` takes: a list, array, Series, generator, data frame
+                or dataset with a column ``text``, LangChain's documents. Cut at ``config.document_max_length`` tokens; one warning counts the cut.
             batch_tokens: Upper bound on padded tokens in one forward pass; a longer document goes alone. None takes what
                 suits the device.
             show_progress_bar: None shows one where the work takes over two seconds.
@@ -89,16 +92,22 @@ class MiceCrossEncoder(CrossEncoder):
             One ``DocumentStates`` per text, in input order; ``states`` is ``(n_tokens, hidden)``, in the model's dtype.
 
         Raises:
-            ValueError: If ``documents`` is one string, or a document is not a string; gives its position.
+            ValueError: If ``documents`` is one string, a set or a mapping, or a document is no text; gives its position.
         """
-        refuse_single_text(documents)
-        tokenized = tokenize_documents(
-            self.module, documents, check_overlap(self.module, overlap) if passages else None
-        )
+        texts: list[str] = []
+        for place, text in enumerate(as_texts(documents, window=self._window(passages))):
+            if not isinstance(text, str):
+                raise ValueError(f"document {place} is encoded already.")
+            texts.append(text)
+        tokenized = tokenize_documents(self.module, texts, check_overlap(self.module, overlap) if passages else None)
         with make_progress_bar(sum(map(len, tokenized)), "Documents", show_progress_bar) as progress:
             encoded = self._encode_tokenized(tokenized, batch_tokens, progress)
         self.module.report_cut_texts()
         return encoded
+
+    def _window(self, passages: bool) -> int | None:
+        """Characters of a document that can be read; None for all."""
+        return None if passages else self.mice.config.document_max_length * CHARACTERS_PER_TOKEN
 
     def _encode_tokenized(
         self, documents: Sequence[list[list[int]]], batch_tokens: int | None, progress: tqdm
@@ -109,14 +118,14 @@ class MiceCrossEncoder(CrossEncoder):
         for positions, batch in self.module.encode_ids(ids, "document", batch_tokens):
             encoded |= zip(positions, batch.unpad(), strict=True)
             progress.update(len(positions))
-        in_order = (encoded[position] for position in range(len(ids)))
+        in_order = (encoded.pop(position) for position in range(len(ids)))
         return [join_passages(list(islice(in_order, len(document)))) for document in documents]
 
     # Takes earlier names of the arguments too: sentences, activation_fct, ...
     @cross_encoder_predict_rank_args_decorator  # type: ignore[untyped-decorator]
     def predict(
         self,
-        inputs: Sequence[Any],
+        inputs: Any,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
@@ -136,7 +145,8 @@ class MiceCrossEncoder(CrossEncoder):
         """Score pairs, as ``CrossEncoder.predict`` does; each equal query and document is encoded once.
 
         Args:
-            inputs: ``(query, document)`` pairs, ``(n,)``, or one pair. A document is a string or ``DocumentStates``.
+            inputs: ``(query, document)`` pairs, ``(n,)``, or one pair. A document is a string, ``DocumentStates``, or what else a row of
+                ``rank`` may be. Pairs come in a list, array, Series or generator, or as a data frame or dataset of two columns.
             prompt_name: Name of a saved prompt to put before every query.
             prompt: Text to put before every query.
             batch_size: Accepted for compatibility; pairs are scored in blocks of like length whatever it is.
@@ -150,8 +160,7 @@ class MiceCrossEncoder(CrossEncoder):
             chunk_size: Pairs handed to a worker at a time.
             passages: As for ``encode_documents``, for documents given as texts.
             overlap: As for ``encode_documents``.
-            **kwargs: ``processing_kwargs={"text": {"max_length": n}}`` cuts documents at n tokens for this call; with ``pool``
-                or a list of devices, what sentence-transformers takes.
+            **kwargs: ``processing_kwargs={"text": {"max_length": n}}`` cuts documents at n tokens for this call; nothing else.
 
         Returns:
             One score per pair, in input order; one scalar for one pair; an empty array for an empty list.
@@ -162,18 +171,15 @@ class MiceCrossEncoder(CrossEncoder):
         """
         if batch_size <= 0:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
-        if isinstance(inputs, (str, bytes)):
-            raise ValueError(f"predict: expected (query, document) pairs, got one {type(inputs).__name__}.")
-        is_single_pair = self.is_singular_input(inputs)
-        pairs = [inputs] if is_single_pair else list(inputs)
-        window = None if passages else self.mice.config.document_max_length * CHARACTERS_PER_TOKEN
+        if unknown := sorted(kwargs.keys() - {"processing_kwargs"}):
+            raise ValueError(f"predict: there is no argument {unknown[0]!r}.")
+        max_length = self.module.read_processing_kwargs(kwargs.get("processing_kwargs"))
+        pairs, is_single_pair = as_pairs(inputs)
+        window = self._window(passages)
         for row, pair in enumerate(pairs):
-            if isinstance(pair, np.ndarray):
-                pairs[row] = pair = pair.tolist()
             query, document = check_pair(pair, row)
             check_text(query, f"pair {row}: the query")
-            if not is_states(document):
-                check_text(document, f"pair {row}: the document", window)
+            pairs[row] = (query, as_text(document, f"pair {row}: the document", window))
         if pool is not None or isinstance(device, list):
             if passages:
                 raise ValueError("passages: worker processes score pairs whole; use one device.")
@@ -192,9 +198,6 @@ class MiceCrossEncoder(CrossEncoder):
                 chunk_size=chunk_size,
                 **kwargs,
             )
-        max_length = self.module.read_processing_kwargs(kwargs.pop("processing_kwargs", None))
-        if kwargs:
-            raise ValueError(f"predict: there is no argument {sorted(kwargs)[0]!r}.")
         if device is not None:
             self.to(device)
         prompt = self._resolve_prompt(prompt, prompt_name) or ""
@@ -205,6 +208,7 @@ class MiceCrossEncoder(CrossEncoder):
             max_length,
         )
         scores = (activation_fn or self.activation_fn)(scores)
+        refuse_not_finite(scores)
         if is_single_pair:
             return scores[0] if convert_to_tensor or not convert_to_numpy else scores[0].cpu().numpy()[()]
         if convert_to_tensor:
@@ -215,7 +219,7 @@ class MiceCrossEncoder(CrossEncoder):
     def rank(
         self,
         query: str,
-        documents: Sequence[str | DocumentStates] | None = None,
+        documents: Any = None,
         top_k: int | None = None,
         return_documents: bool = False,
         prompt_name: str | None = None,
@@ -239,9 +243,11 @@ class MiceCrossEncoder(CrossEncoder):
 
         Args:
             query: The query.
-            documents: Texts, ``DocumentStates`` from ``encode_documents``, or a mixture. Left out with a store.
-            top_k: How many to return; None returns all.
-            return_documents: Put the document under ``text``.
+            documents: Texts, ``DocumentStates`` from ``encode_documents``, or a mixture, in any form that
+                ``mice_st.data.inputs.as_texts`` takes: a list, array, Series, generator, data frame or dataset with a column ``text``,
+                LangChain's documents. Left out with a store.
+            top_k: How many to return, at least 1; None returns all.
+            return_documents: Put the text that was scored, a title before it, or the states, under ``text``.
             prompt_name: As for ``predict``, like all that follow.
             prompt: Text to put before the query.
             batch_size: Pairs scored at a time.
@@ -260,14 +266,16 @@ class MiceCrossEncoder(CrossEncoder):
             overlap: As for ``encode_documents``.
 
         Returns:
-            Dictionaries with ``corpus_id`` (position in ``documents``, or the id in the store) and ``score`` (a Python
+            Dictionaries with ``corpus_id`` (position in ``documents`` from 0, whatever index they have, or the id in the store) and ``score`` (a Python
             float), and ``text`` with ``return_documents=True``, best first.
 
         Raises:
-            ValueError: If ``documents`` is one string, or there are both documents and a store, or neither; otherwise
-                as ``predict``.
+            ValueError: If ``documents`` is one string, a set or a mapping, a document is no text (naming its position), ``top_k`` is
+                below 1, or there are both documents and a store, or neither; otherwise as ``predict``.
             StoreError: Of the store; an unknown id, another model's store or a damaged row each have their own.
         """
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k: must be at least 1, got {top_k}.")
         if store is not None:
             if documents is not None or pool is not None or isinstance(device, list) or passages:
                 raise ValueError("rank: documents, passages and several devices do not go with a store.")
@@ -290,7 +298,7 @@ class MiceCrossEncoder(CrossEncoder):
             )
         if documents is None or ids is not None or first_stage is not None or where is not None:
             raise ValueError("rank: expected documents, or a store (with ids or a first_stage, if wanted).")
-        refuse_single_text(documents)
+        documents = as_texts(documents, window=self._window(passages))
         if passages:
             scores = self.predict(
                 [(query, document) for document in documents],
@@ -333,7 +341,9 @@ class MiceCrossEncoder(CrossEncoder):
     ) -> Tensor:
         """Score pairs ``(n,)``, float32; a document of several passages by the best of them.
 
-        Documents go through ``__call__`` in blocks, those of like length together, each once for all of its queries.
+        Documents go through ``__call__`` in blocks of at most ``BLOCK_TOKENS``, those of like length together, with at most
+        ``BLOCK_QUERIES`` queries at a time: what is computed takes the memory of one block, however many pairs there are, beside 8 bytes for
+        each token. A document is encoded once for each ``BLOCK_QUERIES`` of its queries, a query once for each block that asks for it.
         """
         self.eval()
         queries: dict[str, int] = {}
@@ -363,23 +373,25 @@ class MiceCrossEncoder(CrossEncoder):
         ]
         with make_progress_bar(sum(lengths), "Documents", show_progress_bar) as progress:
             order = sorted(range(len(passages)), key=lambda place: -lengths[place])
-            for block in token_blocks(order, costs, BLOCK_TOKENS):
-                features, rows = self._collate_block(block, passages, requests, query_ids)
-                logits = self(batch_to_device(features, scores.device))["scores"].squeeze(-1)
-                scores.scatter_reduce_(0, rows.to(scores.device), logits, "amax")
+            asked = [{query for query, _ in asking} for asking in requests]
+            for block in document_blocks(order, costs, asked):
+                for part in query_parts(block, requests):
+                    features, rows = self._collate_block(part, passages, query_ids)
+                    logits = self(batch_to_device(features, scores.device))["scores"].squeeze(-1)
+                    scores.scatter_reduce_(0, rows.to(scores.device), logits, "amax")
                 progress.update(sum(lengths[place] for place in block))
         return scores
 
     def _collate_block(
-        self, block: list[int], passages: list[Any], requests: list[list[tuple[int, int]]], query_ids: list[list[int]]
+        self, part: dict[int, list[tuple[int, int]]], passages: list[Any], query_ids: list[list[int]]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The input of ``forward`` for some passages, with the queries that ask for them; and the row of each pair, ``(p,)``."""
-        texts = [place for place in block if not is_states(passages[place])]
-        states = [place for place in block if is_states(passages[place])]
+        texts = [place for place in part if not is_states(passages[place])]
+        states = [place for place in part if is_states(passages[place])]
         queries: dict[int, int] = {}
         query_index, document_index, rows = [], [], []
         for position, place in enumerate([*texts, *states]):
-            for query, row in requests[place]:
+            for query, row in part[place]:
                 query_index.append(queries.setdefault(query, len(queries)))
                 document_index.append(position)
                 rows.append(row)
@@ -414,26 +426,37 @@ class MiceCrossEncoder(CrossEncoder):
         return super()._load_module_class_from_ref(class_ref, *args, **kwargs)
 
 
-def refuse_single_text(documents: Any) -> None:
-    """A string is a sequence of characters; where documents are wanted it is a mistake."""
-    if isinstance(documents, (str, bytes)):
-        raise ValueError(f"documents: expected a list of texts, got one {type(documents).__name__}.")
-
-
 def make_progress_bar(total: int, description: str, show: bool | None) -> tqdm:
     """A progress bar; ``show=None`` lets it appear only after two seconds."""
     return tqdm(total=total, desc=description, disable=show is False, delay=0 if show else 2)
 
 
-def token_blocks(order: list[int], costs: list[float], block_tokens: float) -> Iterator[list[int]]:
-    """Cut texts, in this order, into blocks that cost at most ``block_tokens``, one text at least."""
+def document_blocks(order: list[int], costs: list[float], asked: list[set[int]]) -> Iterator[list[int]]:
+    """Cut documents, in this order, into blocks that cost at most ``BLOCK_TOKENS``, one document at least.
+
+    A block is asked for by at most ``BLOCK_QUERIES`` queries, or by few more than one of its documents alone: documents that many queries
+    share are scored together.
+    """
     block: list[int] = []
+    queries: set[int] = set()
     tokens = 0.0
     for place in order:
-        if block and tokens + costs[place] > block_tokens:
+        together = queries | asked[place]
+        too_many = len(together) > max(BLOCK_QUERIES, 2 * len(asked[place]))
+        if block and (tokens + costs[place] > BLOCK_TOKENS or too_many):
             yield block
-            block, tokens = [], 0.0
+            block, tokens, together = [], 0.0, asked[place]
         block.append(place)
+        queries = together
         tokens += costs[place]
     if block:
         yield block
+
+
+def query_parts(block: list[int], requests: list[list[tuple[int, int]]]) -> Iterator[dict[int, list[tuple[int, int]]]]:
+    """The requests ``(query, row)`` for each document of a block, those of ``BLOCK_QUERIES`` queries at a time."""
+    queries = list(dict.fromkeys(query for place in block for query, _ in requests[place]))
+    for start in range(0, len(queries), BLOCK_QUERIES):
+        now = set(queries[start : start + BLOCK_QUERIES])
+        part = {place: [request for request in requests[place] if request[0] in now] for place in block}
+        yield {place: asking for place, asking in part.items() if asking}

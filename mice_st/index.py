@@ -85,8 +85,6 @@ class MiceIndex:
             ValueError: If a setting is not the one that the index has, or is impossible.
         """
         location = fspath(path)
-        if isinstance(model, str | PathLike):
-            model = _load(fspath(model))
 
         def existing() -> Store:
             return open_store(location, None, read_only=read_only, storage_options=storage_options)
@@ -96,6 +94,7 @@ class MiceIndex:
         except StoreNotFoundError:
             if read_only or model is None:
                 raise
+            model = _load(fspath(model)) if isinstance(model, str | PathLike) else model
             if overlap is not None and not passages:
                 raise ValueError("overlap: needs passages=True") from None
             shared = check_overlap(model.module, overlap) if passages else None
@@ -104,6 +103,7 @@ class MiceIndex:
             store = open_store(location, made_by, read_only=False, settings=settings, storage_options=storage_options)
         try:
             made_by, settings = store.fingerprint, store.settings
+            model = _load(fspath(model)) if isinstance(model, str | PathLike) else model
             if model is not None:
                 wanted = fingerprint_of(model, made_by.codec, made_by.prompt)
                 made_by.check(wanted, settings.model, model_name(model))

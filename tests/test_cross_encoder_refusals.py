@@ -41,8 +41,10 @@ def test_one_text_is_not_a_list_of_documents(mice: MiceCrossEncoder, text: Any) 
 def test_a_document_that_is_no_text_is_named_by_its_place(mice: MiceCrossEncoder, document: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"document 2 {message}"):
         mice.encode_documents(["a dog", "a cat", document])
-    with pytest.raises(ValueError, match=f"pair 2: the document {message}"):
+    with pytest.raises(ValueError, match=f"document 2 {message}"):
         mice.rank(QUERY, ["a dog", "a dog", document])
+    with pytest.raises(ValueError, match=f"pair 2: the document {message}"):
+        mice.predict([(QUERY, "a dog"), (QUERY, "a dog"), (QUERY, document)])
 
 
 def test_a_query_that_is_no_text_is_named(mice: MiceCrossEncoder) -> None:

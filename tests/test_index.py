@@ -146,7 +146,7 @@ def test_a_store_lends_its_own_settings(
     ):
         with pytest.raises(ValueError, match=f"{name}: .* was made with .*, not {value!r}; leave it out"):
             MiceIndex.open(path, mice, **{name: value})  # type: ignore[arg-type]
-    with pytest.raises(StoreMismatchError, match="another model: made by .*mice.*to be used by .*other") as error:
+    with pytest.raises(StoreMismatchError, match=r"another model: made by .*mice.*to be used by .*other") as error:
         MiceIndex.open(path, str(other_folder))
     assert not any(len(word.strip("(),")) > 60 and "/" not in word for word in str(error.value).split())
     assert "int4" in str(MiceIndex.open(path, read_only=True).info)
@@ -447,7 +447,7 @@ def test_a_store_of_version_1_is_upgraded_without_encoding(
 ) -> None:
     texts = {**TEXTS, **{f"d{number}": f"people number {number}" for number in range(300)}}
     write_version_1(path, mice, texts)
-    with pytest.raises(StoreVersionError, match="has format version 1, .* run `mice-st store upgrade"):
+    with pytest.raises(StoreVersionError, match=r"has format version 1, .* run `mice-st store upgrade"):
         MiceIndex.open(path, mice)
     from mice_st.states import sqlite_upgrade
 

@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Collection
-from mice_st.data.first_stage import BM25, Run
+from mice_st.data.first_stage import BM25
+from mice_st.data.runs import Run
 from mice_st.evaluation.metrics import RunMetrics
 from mice_st.hub.verification import run_doors
 

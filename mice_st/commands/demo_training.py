@@ -28,8 +28,8 @@ from mice_st.commands.demo_options import DemoOptions
 from mice_st.conversion.convert import convert
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Collection
-from mice_st.data.first_stage import Run
 from mice_st.data.python_docs import load_python_docs
+from mice_st.data.runs import Run
 from mice_st.data.wheels import find_backbone
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.evaluation.plots import plot_quality_and_time

@@ -5,11 +5,12 @@ The sets of the suite ``dev`` are read by this package; those of all others are 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mice_st.commands.checks import FIRST_STAGE
+from mice_st.commands.judging import check_threshold, ignore_identical_ids_flag, relevance_threshold_flag, strict_flag
 from mice_st.files import read_json, write_json
 from mice_st.loading import resolve_model
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 SUITE_NAMES = ("dev", "paper", "paper-id", "paper-ood", "nanobeir", "mteb-eng-v2-rerank", "python-docs")
 # Settings that the figures of one output file have in common.
 SETTINGS = ("suite", "top_k", "queries", "seed", "first_stage", "max_length")
+# Further ones, recorded only where they are not at their defaults: files of earlier versions do not have them.
+NEW_SETTINGS = {"strict": False, "ignore_identical_ids": False, "relevance_threshold": 1}
 
 
 @dataclass
@@ -93,6 +96,9 @@ class EvaluateOptions:
         },
     )
     threads: int | None = field(default=None, metadata={"help": "Suite dev: threads of torch (default: torch's own)."})
+    relevance_threshold: int = relevance_threshold_flag()
+    ignore_identical_ids: bool = ignore_identical_ids_flag()
+    strict: bool = strict_flag()
     max_length: int | None = field(
         default=None, metadata={"help": "Longest document or pair, in tokens (default: the model's own)."}
     )
@@ -123,6 +129,7 @@ class EvaluateOptions:
         from mice_st.evaluation.suites import SUITES  # only once the flags are known to be right
 
         self.model = [resolve_model(name) for name in self.model]
+        check_threshold(self.relevance_threshold)
         if self.time_queries < 0:
             raise ValueError(f"time_queries: must be at least 0, got {self.time_queries}")
         for name in ("top_k", "batch_size", "threads"):
@@ -190,18 +197,21 @@ def measure_suite(options: EvaluateOptions) -> tuple[dict[str, Any], MtebSuite |
         time_queries=options.time_queries if is_own else 0,
         seed=options.seed,
         threads=options.threads,
+        relevance_threshold=options.relevance_threshold,
     )
+    judging = (options.strict, options.ignore_identical_ids)
     drawing = (options.top_k, options.queries or None, options.seed)
     suite = None
     if is_own:
-        sets = load_suite(options.suite, Path(options.data or ""), cache, *drawing, options.sets)
+        sets = load_suite(options.suite, Path(options.data or ""), cache, *drawing, options.sets, *judging)
     else:
         suite = MtebSuite(
-            options.suite, options.first_stage, *drawing, cache, Path(options.output).with_suffix(".mteb")
+            options.suite, options.first_stage, *drawing, cache, Path(options.output).with_suffix(".mteb"), *judging
         )
         sets = suite.sets()
     results = evaluate(systems, sets, settings, suite)
-    return {"options": {name: shorten_paths(value) for name, value in asdict(options).items()}, **results}, suite
+    recorded = {name: value for name, value in asdict(options).items() if value != NEW_SETTINGS.get(name, MISSING)}
+    return {"options": {name: shorten_paths(value) for name, value in recorded.items()}, **results}, suite
 
 
 def cache_of(options: EvaluateOptions) -> Path:
@@ -220,6 +230,11 @@ def existing_results(options: EvaluateOptions) -> str | None:
     except (ValueError, KeyError, TypeError, OSError):
         return f"{path} exists and was not written by mice-st evaluate"
     changed = [name for name in SETTINGS if (before.get(name) or None) != (getattr(options, name) or None)]
+    changed += [
+        name
+        for name, default in NEW_SETTINGS.items()
+        if name != "strict" and before.get(name, default) != getattr(options, name)
+    ]
     if changed:
         return f"{path} holds figures with another {', '.join(changed)}"
     gone = [name for name in models if name not in {Path(model).name for model in options.model}]

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mice_st.commands.judging import check_threshold, ignore_identical_ids_flag, relevance_threshold_flag, strict_flag
 from mice_st.loading import resolve_model
 
 
@@ -61,6 +62,9 @@ class MineOptions:
             "aliases": ("queries",),  # its name in version 0.1.0
         },
     )
+    relevance_threshold: int = relevance_threshold_flag()
+    ignore_identical_ids: bool = ignore_identical_ids_flag()
+    strict: bool = strict_flag()
     seed: int = field(default=0, metadata={"help": "Seed of every drawing."})
     batch_size: int = field(default=64, metadata={"help": "Pairs or texts computed at a time."})
     device: str | None = field(
@@ -74,6 +78,13 @@ class MineOptions:
         for name in ("negatives", "negatives_top_k", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        check_threshold(self.relevance_threshold)
+        if self.query_source == "pseudo" and (
+            self.relevance_threshold != 1 or self.ignore_identical_ids or self.strict
+        ):
+            raise ValueError(
+                "relevance_threshold, ignore_identical_ids, strict: rows of pseudo queries come from no judgements"
+            )
         if not math.isfinite(self.margin):
             raise ValueError(f"margin: must be finite, got {self.margin}")
         if self.limit is not None and self.limit < 1:

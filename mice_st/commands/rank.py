@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -144,6 +145,11 @@ def _rank_texts(options: RankOptions) -> list[dict[str, Any]]:
     model = _load(options)
     passages = {"passages": True} if options.long_documents == "passages" else {}
     ranking = model.rank(options.query, [document.text for document in documents], top_k=options.top_k, **passages)
+    for entry in ranking:  # MICE refuses them itself
+        if not math.isfinite(entry["score"]):
+            raise ValueError(
+                f"{options.model}: document {documents[entry['corpus_id']].id!r}: the score is {entry['score']}"
+            )
     found = [(entry["score"], documents[entry["corpus_id"]]) for entry in ranking]
     return [{"score": score, "id": document.id, "text": document.text} for score, document in found]
 

@@ -5,16 +5,17 @@ file and the line. Corpora are streamed; only ``read_beir`` holds a whole one in
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 from .documents import Document
+from .judgements import QRELS_HEADER, find_judgements, read_judgements
 from .reader import OnError, read_corpus
 
 # What works with collections imports documents and their reader from here too.
 __all__ = ["QRELS_HEADER", "Collection", "Document", "OnError", "read_beir", "read_corpus", "write_beir"]
-
-QRELS_HEADER = "query-id\tcorpus-id\tscore"
 
 
 @dataclass(frozen=True)
@@ -25,47 +26,52 @@ class Collection:
         name: Short name for tables and messages.
         corpus: Document id -> text.
         queries: Query id -> text.
-        qrels: Query id -> document id -> grade; a grade of at least 1 is relevant, 0 is judged not relevant.
+        qrels: Query id -> document id -> grade; a grade of at least 1 is relevant, 0 is judged not relevant. A document that the corpus
+            lacks may be judged.
+        untitled: Document id -> its text without its title, of titled documents that have the id of a query and whose text ends with the
+            query: what tells whether the document is the query itself.
     """
 
     name: str
     corpus: dict[str, str]
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
+    untitled: dict[str, str] = field(default_factory=dict)
 
 
-def read_beir(folder: str | Path, split: str) -> Collection:
+def read_beir(folder: str | Path, split: str, strict: bool = False) -> Collection:
     """Read one split of a collection in BEIR layout.
 
     Args:
-        folder: Holds ``corpus.jsonl`` and ``queries.jsonl``, as ``read_corpus`` takes them, and ``qrels/<split>.tsv``.
+        folder: Holds ``corpus.jsonl`` and ``queries.jsonl``, as ``read_corpus`` takes them, and ``qrels/<split>.tsv``, or TREC's
+            judgements in ``qrels/<split>.qrels`` or ``.txt``.
         split: Name of the qrels file, such as ``"test"``.
+        strict: Refuse judgements that name an unknown query or document, are there twice or have a grade such as ``1.0``; otherwise one
+            warning counts them.
 
     Returns:
         The whole corpus, but only the queries that the split judges, in the order of ``queries.jsonl``; its name is the folder's.
 
     Raises:
         FileNotFoundError: If one of the files is missing; for the split, the message lists those that exist.
-        ValueError: If a line of any of the three files is bad, or a judgement names an unknown query or document, is there twice, or
-            has a score that is not an integer; the message gives file and line.
+        ValueError: If a line of any of the three files is bad, see ``read_judgements`` for that of the split; the message gives file and
+            line.
     """
     folder = Path(folder)
-    qrels_file = folder / "qrels" / f"{split}.tsv"
-    if not qrels_file.is_file():
-        available = ", ".join(sorted(file.stem for file in folder.glob("qrels/*.tsv"))) or "none"
-        raise FileNotFoundError(f"no split {split!r} in {folder}; available: {available}")
+    qrels_file = find_judgements(folder, split)
     queries = {query.id: query.text for query in read_corpus(folder, name="queries")}
-    corpus = {document.id: document.text for document in read_corpus(folder)}
-    qrels = _read_qrels(qrels_file, queries, corpus)
+    documents = tqdm(read_corpus(folder), f"Reading {folder.resolve().name}", unit="document", delay=2, leave=False)
+    corpus = {document.id: document.text for document in documents}
+    qrels = read_judgements(qrels_file, queries, corpus, strict)
     judged = {query_id: text for query_id, text in queries.items() if query_id in qrels}
-    return Collection(folder.resolve().name, corpus, judged, qrels)
+    return Collection(folder.resolve().name, corpus, judged, qrels, _read_untitled(folder, judged, corpus))
 
 
 def write_beir(collection: Collection, folder: str | Path, split: str) -> None:
     """Write a collection in BEIR layout, so that ``read_beir(folder, split)`` gives it back.
 
     Args:
-        collection: What to write. Titles are already part of the texts, so the title fields stay empty.
+        collection: What to write. Titles are already part of the texts, so the title fields stay empty but for ``untitled`` documents.
         folder: Created where it is missing. ``corpus.jsonl`` and ``queries.jsonl`` are replaced; the qrels of other splits stay.
         split: Name of the qrels file.
 
@@ -89,36 +95,22 @@ def write_beir(collection: Collection, folder: str | Path, split: str) -> None:
         with (folder / file_name).open("w", encoding="utf-8", newline="\n") as file:
             for item_id, text in texts.items():
                 # ASCII escapes: a lone surrogate, which UTF-8 cannot hold, survives the round trip.
-                file.write(json.dumps({"_id": item_id, "title": "", "text": text}) + "\n")
+                body = collection.untitled.get(item_id, text) if texts is collection.corpus else text
+                title = text[: -len(body) - 1] if body != text else ""
+                file.write(json.dumps({"_id": item_id, "title": title, "text": body}) + "\n")
     (folder / "qrels" / f"{split}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8", newline="\n")
 
 
-def _read_qrels(file: Path, queries: dict[str, str], corpus: dict[str, str]) -> dict[str, dict[str, int]]:
-    """Read judgements and check that what they name exists."""
-    qrels: dict[str, dict[str, int]] = {}
-    with file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            fields = line.rstrip("\r\n").split("\t")
-            where = f"{file}, line {number}"
-            if number == 1:
-                if fields != QRELS_HEADER.split("\t"):
-                    raise ValueError(
-                        f"{where}: the header must be query-id, corpus-id, score, separated by tabs, not {line!r}"
-                    )
-                continue
-            if not line.strip():
-                continue
-            if len(fields) != 3:
-                raise ValueError(f"{where}: expected 3 fields separated by tabs, found {len(fields)}")
-            query_id, document_id, grade = fields
-            if query_id not in queries:
-                raise ValueError(f"{where}: query {query_id!r} is not in queries.jsonl")
-            if document_id not in corpus:
-                raise ValueError(f"{where}: document {document_id!r} is not in corpus.jsonl")
-            if document_id in qrels.get(query_id, {}):
-                raise ValueError(f"{where}: query {query_id!r} with document {document_id!r} is judged twice")
-            try:
-                qrels.setdefault(query_id, {})[document_id] = int(grade)
-            except ValueError as error:
-                raise ValueError(f"{where}: the score must be an integer, not {grade!r}") from error
-    return qrels
+def _read_untitled(folder: Path, queries: dict[str, str], corpus: dict[str, str]) -> dict[str, str]:
+    """The texts without their titles of documents that may be a query with a title before it.
+
+    The corpus is read again only where there are such documents, as in ArguAna: elsewhere equal ids stand for texts with nothing in common.
+    """
+    wanted = {
+        item: query
+        for item, query in queries.items()
+        if query.strip() and (text := corpus.get(item, query)) != query and text.rstrip().endswith(query.strip())
+    }
+    if not wanted:
+        return {}
+    return {entry.id: entry.text for entry in read_corpus(folder).entries() if entry.id in wanted and entry.title}

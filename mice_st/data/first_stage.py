@@ -1,18 +1,16 @@
-"""BM25 as the first stage: the candidates that a re-ranker orders anew, and the run files that hold them.
+"""BM25 as the first stage: the candidates that a re-ranker orders anew.
 
 The parameters are bm25s' defaults (Lucene's variant, k1 1.5, b 0.75, English stop words, no stemmer), so that figures can be compared
-with published ones. A run is a dict: query id -> document id -> score, best first.
+with published ones.
 """
 
-import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-Run = dict[str, dict[str, float]]
+from mice_st.data.runs import Run
 
 # A progress bar is shown only where the work takes longer than this.
 PROGRESS_DELAY_SECONDS = 2.0
@@ -90,88 +88,6 @@ class BM25:
         """The words of a text, lower-cased, without stop words."""
         words: list[str] = self._bm25s.tokenize([text], stopwords="en", return_ids=False, show_progress=False)[0]
         return words
-
-
-def write_run(run: Mapping[str, Mapping[str, float]], path: str | Path, tag: str = "mice-st") -> None:
-    """Write a run in TREC format: ``query Q0 document rank score tag``, ranks from 1, scores that read back exactly.
-
-    Args:
-        run: Query id -> document id -> score. Documents are written best first; equal scores keep the order given.
-        path: The file; replaced if it exists.
-        tag: Name of the system, the last field of each line.
-
-    Raises:
-        ValueError: If a score is not finite, or an id or the tag is empty or holds white space, which separates the fields. Nothing is
-            written then.
-    """
-    lines = []
-    _check_field(tag, "tag")
-    for query_id, scores in run.items():
-        _check_field(query_id, "query id")
-        for rank, document_id in enumerate(sorted(scores, key=lambda item: -scores[item]), start=1):
-            _check_field(document_id, "document id")
-            score = float(scores[document_id])
-            if not math.isfinite(score):
-                raise ValueError(f"query {query_id!r}, document {document_id!r}: the score is {score}")
-            lines.append(f"{query_id} Q0 {document_id} {rank} {score!r} {tag}\n")
-    Path(path).write_text("".join(lines), encoding="utf-8", newline="\n")
-
-
-def read_run(path: str | Path) -> Run:
-    """Read a run in TREC format.
-
-    Args:
-        path: The file; its lines can be in any order, and those that are blank are passed over.
-
-    Returns:
-        Query id -> document id -> score, the documents of a query in the order of their ranks.
-
-    Raises:
-        ValueError: If a line has not six fields, a rank that is no integer, a score that is no finite number, or repeats a document or
-            a rank of its query; the message gives file and line.
-    """
-    ranked: dict[str, dict[int, tuple[str, float]]] = {}
-    seen: set[tuple[str, str]] = set()
-    with Path(path).open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                query_id, document_id, rank, score = _parse_run_line(line)
-                if (query_id, document_id) in seen:
-                    raise ValueError(f"document {document_id!r} is there twice for query {query_id!r}")
-                if rank in ranked.get(query_id, {}):
-                    raise ValueError(f"rank {rank} is there twice for query {query_id!r}")
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-            seen.add((query_id, document_id))
-            ranked.setdefault(query_id, {})[rank] = (document_id, score)
-    return {query_id: dict(by_rank[rank] for rank in sorted(by_rank)) for query_id, by_rank in ranked.items()}
-
-
-def _parse_run_line(line: str) -> tuple[str, str, int, float]:
-    """One line of a run file; errors do not yet say where."""
-    fields = line.split()
-    if len(fields) != 6:
-        raise ValueError(f"expected 6 fields (query Q0 document rank score tag), found {len(fields)}")
-    query_id, _, document_id, rank_field, score_field, _ = fields
-    try:
-        rank = int(rank_field)
-    except ValueError as error:
-        raise ValueError(f"the rank must be an integer, not {rank_field!r}") from error
-    try:
-        score = float(score_field)
-    except ValueError as error:
-        raise ValueError(f"the score must be a number, not {score_field!r}") from error
-    if not math.isfinite(score):
-        raise ValueError(f"the score of document {document_id!r} for query {query_id!r} is {score_field}")
-    return query_id, document_id, rank, score
-
-
-def _check_field(value: str, what: str) -> None:
-    """Refuse what would shift the fields of a run file."""
-    if len(value.split()) != 1 or value != value.strip():
-        raise ValueError(f"the {what} {value!r} is empty or holds white space, which a run file cannot hold")
 
 
 def _check_texts(texts: Mapping[str, str], what: str) -> None:

@@ -33,13 +33,14 @@ def split_source(source: str, default_split: str) -> tuple[str, str]:
     return (path, split) if colon and "/" not in split and "\\" not in split else (source, default_split)
 
 
-def load_collection(source: str, default_split: str) -> Collection:
+def load_collection(source: str, default_split: str, strict: bool = False) -> Collection:
     """Read a collection by its name.
 
     Args:
         source: ``FOLDER``, ``FOLDER:SPLIT``, ``FOLDER:SPLIT+SPLIT``, an archive in place of the folder, or ``python-docs`` in any of these
             forms, whatever folder is written before it.
         default_split: Split where ``source`` gives none.
+        strict: As for ``read_beir``.
 
     Returns:
         The collection with the queries of all these splits; its name is the folder's.
@@ -54,7 +55,7 @@ def load_collection(source: str, default_split: str) -> Collection:
         parts = [load_python_docs(name) for name in names]  # type: ignore[arg-type]
     else:
         with _unpacked(Path(path)) as folder:
-            parts = [read_beir(folder, name) for name in names]
+            parts = [read_beir(folder, name, strict) for name in names]
     queries: dict[str, str] = {}
     qrels: dict[str, dict[str, int]] = {}
     for name, part in zip(names, parts, strict=True):
@@ -63,7 +64,8 @@ def load_collection(source: str, default_split: str) -> Collection:
         queries |= part.queries
         qrels |= part.qrels
     corpus = {document_id: text for part in parts for document_id, text in part.corpus.items()}
-    return Collection(parts[0].name, corpus, queries, qrels)
+    untitled = {document_id: text for part in parts for document_id, text in part.untitled.items()}
+    return Collection(parts[0].name, corpus, queries, qrels, untitled)
 
 
 @contextmanager

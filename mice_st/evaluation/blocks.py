@@ -8,7 +8,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from mice_st.cross_encoder import MiceCrossEncoder
-from mice_st.data.first_stage import Run
+from mice_st.data.runs import Run
 from mice_st.states.memory import MemoryStates
 
 # Tokens whose states are in memory at once: 1.6 GB at a width of 384 in float32.

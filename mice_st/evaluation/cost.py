@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from tqdm.auto import tqdm
 
 from mice_st.evaluation.reranking import encode_candidates, rank_candidates
 from mice_st.evaluation.suites import CandidateSet
@@ -122,7 +123,7 @@ def _measure_set(
     for system in systems:
         texts = {item: entry.collection.corpus[item] for items in candidates.values() for item in items}
         _count_bytes(system, models[system.source], encoded[system.name], texts, spent[system.name])
-    for turn, query_id in enumerate(query_ids):
+    for turn, query_id in enumerate(tqdm(query_ids, "Timing", unit="query", delay=2, leave=False)):
         for system in systems:
             one = {query_id: entry.candidates[query_id]}
             began = time.perf_counter()

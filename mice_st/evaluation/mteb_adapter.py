@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mice_st.data.first_stage import Run
+from mice_st.data.runs import Run
 from mice_st.evaluation.mteb_candidates import find_candidates
 from mice_st.evaluation.mteb_model import import_mteb, make_model_meta, model_revision
 from mice_st.evaluation.mteb_run import FixedRun, main_score, measure, to_task_result
@@ -32,6 +32,8 @@ class MtebSuite(Recorder):
         seed: Of the drawing.
         cache: Folder for first-stage runs.
         results: Folder for mteb's tree of results.
+        strict: As for ``load_tasks``.
+        ignore_identical_ids: As for ``find_candidates``.
 
     Raises:
         ImportError: If mteb is not installed; the message names the extra.
@@ -40,21 +42,33 @@ class MtebSuite(Recorder):
     """
 
     def __init__(
-        self, suite: str, first_stage: str, top_k: int, queries: int | None, seed: int, cache: Path, results: Path
+        self,
+        suite: str,
+        first_stage: str,
+        top_k: int,
+        queries: int | None,
+        seed: int,
+        cache: Path,
+        results: Path,
+        strict: bool = False,
+        ignore_identical_ids: bool = False,
     ) -> None:
         import_mteb()
         self._suite, self._first_stage, self._top_k = suite, first_stage, top_k
         self._queries, self._seed = queries, seed
         self._cache, self._results = cache, results
+        self._strict, self._ignore_identical_ids = strict, ignore_identical_ids
         self._task: SuiteTask | None = None
         setting = {"first_stage": first_stage, "top_k": top_k, "queries": queries, "seed": seed}
+        if ignore_identical_ids:  # only where it is so: results of earlier versions do not say it
+            setting["ignore_identical_ids"] = True
         _refuse_other_setting(results / "setting.json", setting)
 
     def sets(self) -> Iterator[CandidateSet]:
         """Load the tasks one after the other, each with its candidates; raises as ``load_tasks`` and ``find_candidates``."""
-        for task in load_tasks(self._suite, self._queries, self._seed):
+        for task in load_tasks(self._suite, self._queries, self._seed, self._strict):
             self._task = task
-            yield find_candidates(task, self._first_stage, self._top_k, self._cache)
+            yield find_candidates(task, self._first_stage, self._top_k, self._cache, self._ignore_identical_ids)
 
     def tasks(self) -> Iterator[tuple[SuiteTask, CandidateSet]]:
         """``sets`` again, each with its task."""
@@ -105,10 +119,12 @@ def _first_stage_meta(entry: CandidateSet) -> Any:
 
 def _refuse_other_setting(file: Path, setting: dict[str, Any]) -> None:
     if file.is_file():
-        for name, kept in read_json(file).items():
-            if kept != setting.get(name):
+        kept = read_json(file)
+        for name in kept | setting:
+            if kept.get(name) != setting.get(name):
                 raise ValueError(
-                    f"{file.parent}: holds results with {name} {kept}, not {setting.get(name)}; give another output"
+                    f"{file.parent}: holds results with {name} {kept.get(name)}, not {setting.get(name)}; give another "
+                    "output"
                 )
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, setting)

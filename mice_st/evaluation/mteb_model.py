@@ -17,6 +17,7 @@ from huggingface_hub import hf_hub_download
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.evaluation.blocks import TOKENS_AT_ONCE, rank_in_blocks
 from mice_st.loading import load_model, model_hash, short_name
+from mice_st.states.fingerprint import scoring_hash
 
 
 class MiceSearch:
@@ -26,7 +27,8 @@ class MiceSearch:
 
     Args:
         model: The model.
-        meta: mteb's ``ModelMeta``; None describes the model under its own name.
+        meta: mteb's ``ModelMeta``; None describes the model under its own name, with a revision that is the hash of all
+            that a score comes from: mteb takes earlier results of one name and revision for this model's.
         codec: How document states are kept; ``"fp32"`` changes no score.
         tokens_at_once: Upper bound on the tokens whose states are in memory, one slice of documents more at most.
     """
@@ -35,10 +37,19 @@ class MiceSearch:
         self, model: MiceCrossEncoder, meta: Any = None, codec: str = "fp32", tokens_at_once: int = TOKENS_AT_ONCE
     ) -> None:
         self.model = model
-        self.mteb_model_meta = meta or make_model_meta(model, model.mice.name_or_path, None)
+        self._meta = meta
         self.codec = codec
         self.tokens_at_once = tokens_at_once
         self._corpus: Any = None
+
+    @property
+    def mteb_model_meta(self) -> Any:
+        """Mteb's ``ModelMeta``; made anew each time where none was given, since a model may be trained in between."""
+        return self._meta or make_model_meta(self.model, self.model.mice.name_or_path, None, self.codec)
+
+    @mteb_model_meta.setter
+    def mteb_model_meta(self, meta: Any) -> None:  # ``ModelMeta.load_model`` sets its own
+        self._meta = meta
 
     def index(self, corpus: Any, **_: Any) -> None:
         """Keep the corpus; documents are encoded when their candidates are known.
@@ -46,7 +57,11 @@ class MiceSearch:
         Args:
             corpus: Rows with ``id``, ``text`` and perhaps ``title``.
             **_: Further arguments of mteb.
+
+        Raises:
+            ValueError: If an id is there twice; names the row.
         """
+        _refuse_twice("corpus", corpus["id"])
         self._corpus = corpus
 
     def search(
@@ -75,8 +90,8 @@ class MiceSearch:
             Query id -> document id -> score, a query without candidates with none.
 
         Raises:
-            ValueError: If the corpus was not indexed, there are no candidates at all, or one of them is not in the
-                corpus.
+            ValueError: If the corpus was not indexed, a query is there twice, there are no candidates at all, one of
+                them is not in the corpus, or a score is not finite.
         """
         if self._corpus is None:
             raise ValueError("search: there is no corpus; call index first")
@@ -85,6 +100,7 @@ class MiceSearch:
                 f"task {task_metadata.name}: MICE re-ranks and needs candidates; give the task those of a first stage"
             )
         query_ids = list(queries["id"])
+        _refuse_twice("queries", query_ids)
         batch_size = encode_kwargs.get("batch_size", 32)
         candidates = {query_id: list(top_ranked.get(query_id, ())) for query_id in query_ids}
         rows = _candidate_rows(candidates, list(self._corpus["id"]))
@@ -108,7 +124,8 @@ def load(name: str, revision: str | None = None, **kwargs: Any) -> MiceSearch:
 
     Args:
         name: Folder or Hub id.
-        revision: Commit of the Hub repository; without effect on a folder.
+        revision: Commit of the Hub repository; without effect on a folder, whose revision is the hash of all that a
+            score comes from.
         **kwargs: ``codec`` and ``tokens_at_once`` of ``MiceSearch``; all others go to ``MiceCrossEncoder``.
 
     Returns:
@@ -119,7 +136,9 @@ def load(name: str, revision: str | None = None, **kwargs: Any) -> MiceSearch:
     """
     search = {key: kwargs.pop(key) for key in ("codec", "tokens_at_once") if key in kwargs}
     model = MiceCrossEncoder(name, revision=revision, **kwargs)
-    return MiceSearch(model, make_model_meta(model, name, revision), **search)
+    if Path(name).exists() or revision is None:
+        return MiceSearch(model, **search)
+    return MiceSearch(model, make_model_meta(model, name, revision, search.get("codec", "fp32")), **search)
 
 
 def make_model_meta(model: Any, name: str, revision: str | None, codec: str = "fp32", **fields: Any) -> Any:
@@ -128,7 +147,7 @@ def make_model_meta(model: Any, name: str, revision: str | None, codec: str = "f
     Args:
         model: A model of sentence-transformers.
         name: ``org/name``; the name of a folder becomes ``local/<folder>``.
-        revision: Commit or, for a folder, hash of its content.
+        revision: Commit or, for a folder, hash of its content; None is, for MICE, the hash of all that a score comes from.
         codec: How document states are kept. Anything but ``"fp32"`` is another experiment to mteb.
         **fields: Fields of ``ModelMeta`` that replace those made here, such as ``license`` or ``training_datasets``.
 
@@ -143,6 +162,8 @@ def make_model_meta(model: Any, name: str, revision: str | None, codec: str = "f
     is_mice = isinstance(model, MiceCrossEncoder)
     embedding = model[0].auto_model.get_input_embeddings() if hasattr(model[0], "auto_model") else None
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    if revision is None and is_mice:
+        revision = scoring_hash(model)[:40]
     made = {
         "loader": load if is_mice else None,
         "name": name if name.count("/") == 1 and not Path(name).exists() else f"local/{short_name(name)}",
@@ -174,12 +195,13 @@ def load_for_mteb(
         codec: How MICE keeps document states.
 
     Returns:
-        The model, and its ``ModelMeta``, the revision of which is the commit of a Hub repository or the hash of a
-        folder.
+        The model, and its ``ModelMeta``. Its revision is the commit of a Hub repository, where no other length was
+        asked for; of a folder, the hash of all that a score of MICE comes from, or that of another model's files.
     """
     model = load_model(name, device, max_length)
     if isinstance(model, MiceCrossEncoder):
-        meta = make_model_meta(model, name, model_revision(name), codec)
+        revision = None if Path(name).is_dir() or max_length is not None else model_revision(name)
+        meta = make_model_meta(model, name, revision, codec)
         return MiceSearch(model, meta, codec), meta
     return model, make_model_meta(model, name, model_revision(name))
 
@@ -198,6 +220,13 @@ def import_mteb() -> Any:
     except ImportError as error:
         raise ImportError('this needs mteb: pip install "mice-st[eval]"') from error
     return mteb
+
+
+def _refuse_twice(what: str, ids: Sequence[str]) -> None:
+    rows: dict[str, int] = {}
+    for row, item in enumerate(ids):
+        if rows.setdefault(item, row) != row:
+            raise ValueError(f"{what}, row {row}: the id {item!r} is already in row {rows[item]}")
 
 
 def _candidate_rows(candidates: dict[str, list[str]], document_ids: list[str]) -> dict[str, int]:

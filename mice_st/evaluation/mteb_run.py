@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mice_st.data.first_stage import Run
+from mice_st.data.runs import Run
 from mice_st.evaluation.metrics import RunMetrics, evaluate_run
 from mice_st.evaluation.mteb_candidates import run_mteb
 from mice_st.evaluation.mteb_model import import_mteb

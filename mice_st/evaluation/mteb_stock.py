@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from sentence_transformers import CrossEncoder
 
-from mice_st.data.first_stage import Run
+from mice_st.data.runs import Run
 from mice_st.evaluation.mteb_model import load_for_mteb
 from mice_st.evaluation.mteb_run import measure
 from mice_st.evaluation.mteb_tasks import SuiteTask

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tqdm.auto import tqdm
+
 from mice_st.data.collection import Collection
 from mice_st.data.sources import PYTHON_DOCS, load_collection
 from mice_st.evaluation.mteb_model import import_mteb
@@ -77,12 +79,14 @@ class SuiteTask:
         group: What its figures are averaged with.
         collection: The same texts and judgements; of judged queries only, as mteb counts them.
         candidates: Query id -> document ids that the task itself brings along, or None.
+        is_mtebs: Whether it is one of mteb's own, where mteb's rules say which documents count.
     """
 
     task: Any
     group: str
     collection: Collection
     candidates: dict[str, list[str]] | None
+    is_mtebs: bool = False
 
     @property
     def split(self) -> str:
@@ -90,7 +94,7 @@ class SuiteTask:
         return self.task.eval_splits[0]
 
 
-def load_tasks(suite: str, queries: int | None = None, seed: int = 0) -> Iterator[SuiteTask]:
+def load_tasks(suite: str, queries: int | None = None, seed: int = 0, strict: bool = False) -> Iterator[SuiteTask]:
     """Load the tasks of a suite, one after the other.
 
     Args:
@@ -98,6 +102,7 @@ def load_tasks(suite: str, queries: int | None = None, seed: int = 0) -> Iterato
             ``test`` by default), or the name of one task of mteb.
         queries: Queries that are drawn with ``seed``, of a collection that is not mteb's own; None takes all.
         seed: Of the drawing.
+        strict: As for ``read_beir``, of a collection that is not mteb's own.
 
     Raises:
         ImportError: If mteb is not installed; the message names the extra.
@@ -106,7 +111,7 @@ def load_tasks(suite: str, queries: int | None = None, seed: int = 0) -> Iterato
         ValueError: If there is no such suite or task, listing those there are, or a task cannot be re-ranked.
     """
     if suite == PYTHON_DOCS or suite.startswith(FOLDER):
-        collection = draw_queries(load_collection(suite.removeprefix(FOLDER), "test"), queries, seed)
+        collection = draw_queries(load_collection(suite.removeprefix(FOLDER), "test", strict), queries, seed)
         yield SuiteTask(make_task(collection), collection.name, collection, None)
         return
     if queries is not None:
@@ -126,8 +131,9 @@ def make_task(collection: Collection, split: str = "test") -> Any:
         split: What mteb is to call the split.
 
     Returns:
-        A task with its data loaded. Its dataset's revision is a hash of the content, so that results of other texts
-        never mix.
+        A task with its data loaded. Its name is the collection's with the beginning of a hash of the content, and its
+        dataset's revision that hash: mteb finds earlier results by the name of a task alone, whatever the revision, and
+        results of other texts or judgements must never be taken for these.
 
     Raises:
         ImportError: If mteb or datasets is not installed.
@@ -139,10 +145,11 @@ def make_task(collection: Collection, split: str = "test") -> Any:
 
     if not any(collection.qrels.values()):
         raise ValueError(f"{collection.name}: no query is judged, so there is nothing to measure")
+    content = hash_collection(collection)
     metadata = mteb.TaskMetadata(
-        name=collection.name,
+        name=f"{collection.name}-{content[:8]}",
         description=f"The collection {collection.name} in BEIR layout.",
-        dataset={"path": f"local/{collection.name}", "revision": hash_collection(collection)},
+        dataset={"path": f"local/{collection.name}", "revision": content},
         type="Retrieval",
         category="t2t",
         eval_splits=[split],
@@ -213,9 +220,12 @@ def _suite_tasks(task: Any, group: str) -> Iterator[SuiteTask]:
     data = task.dataset[subset][task.eval_splits[0]]
     known = set(data["queries"]["id"])
     qrels = {query_id: grades for query_id, grades in data["relevant_docs"].items() if grades and query_id in known}
-    corpus = {}
-    for row in data["corpus"]:
+    corpus: dict[str, str] = {}
+    rows = tqdm(data["corpus"], f"Reading {name}", unit="document", delay=2, leave=False)
+    for number, row in enumerate(rows):
+        if row["id"] in corpus:
+            raise ValueError(f"task {name}: document {row['id']!r} is in the corpus twice, again in row {number}")
         title = row.get("title") or ""
         corpus[row["id"]] = f"{title} {row['text']}".strip()
     queries = {row["id"]: row["text"] for row in data["queries"] if row["id"] in qrels}
-    yield SuiteTask(task, group, Collection(name, corpus, queries, qrels), data["top_ranked"])
+    yield SuiteTask(task, group, Collection(name, corpus, queries, qrels), data["top_ranked"], is_mtebs=True)

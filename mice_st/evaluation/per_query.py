@@ -6,10 +6,21 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mice_st.evaluation.metrics import QueryMetrics, evaluate_run
+from mice_st.evaluation.metrics import QueryMetrics, RunMetrics, evaluate_run
 
 # Figures of a query, in the order of the file.
-QUERY_METRICS = ("ndcg@10", "mrr@10", "map", "recall", "ceiling")
+QUERY_METRICS = (
+    "ndcg@10",
+    "mrr@10",
+    "map",
+    "recall",
+    "ceiling",
+    "ndcg@20",
+    "success@1",
+    "success@5",
+    "success@10",
+    "precision@10",
+)
 
 
 def per_query_file(output: Path) -> Path:
@@ -19,7 +30,16 @@ def per_query_file(output: Path) -> Path:
 
 def query_figures(query: QueryMetrics, ceiling: float) -> list[float]:
     """In the order of ``QUERY_METRICS``."""
-    return [query.ndcg_at_10, query.reciprocal_rank_at_10, query.average_precision, query.recall, ceiling]
+    first = [query.ndcg_at_10, query.reciprocal_rank_at_10, query.average_precision, query.recall, ceiling]
+    success = [query.success_at_1, query.success_at_5, query.success_at_10]
+    return [*first, query.ndcg_at_20, *success, query.precision_at_10]
+
+
+def mean_figures(run: RunMetrics, ceiling: float) -> dict[str, float]:
+    """The means of a run by the names in ``QUERY_METRICS``."""
+    first = [run.ndcg_at_10, run.mrr_at_10, run.map, run.recall, ceiling]
+    success = [run.success_at_1, run.success_at_5, run.success_at_10]
+    return dict(zip(QUERY_METRICS, [*first, run.ndcg_at_20, *success, run.precision_at_10], strict=True))
 
 
 def find_ceilings(qrels: Mapping[str, Mapping[str, int]], candidates: Mapping[str, Iterable[str]]) -> dict[str, float]:

@@ -17,17 +17,23 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from mice_st.data.first_stage import Run
+from mice_st.data.runs import Run
 from mice_st.evaluation.cost import Costs, describe_timing, use_threads
 from mice_st.evaluation.metrics import evaluate_run
-from mice_st.evaluation.per_query import QUERY_METRICS, find_ceilings, query_figures, write_per_query
+from mice_st.evaluation.per_query import (
+    QUERY_METRICS,
+    find_ceilings,
+    mean_figures,
+    query_figures,
+    write_per_query,
+)
 from mice_st.evaluation.reranking import rerank
 from mice_st.evaluation.suites import CandidateSet
 from mice_st.evaluation.systems import BM25_NAME, System
 from mice_st.files import read_json, write_json
 
 # A part of the name of kept figures; a change makes older ones unreadable.
-FIGURES_FORMAT = "figures 2"
+FIGURES_FORMAT = "figures 3"
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class EvaluationSettings:
         time_queries: Queries of each set that are timed; 0 times nothing.
         seed: Of the drawing of these.
         threads: Threads of torch; None leaves them as they are.
+        relevance_threshold: Lowest grade that is relevant, for all figures but nDCG.
     """
 
     output: Path
@@ -49,6 +56,7 @@ class EvaluationSettings:
     time_queries: int = 0
     seed: int = 0
     threads: int | None = None
+    relevance_threshold: int = 1
 
 
 class Recorder:
@@ -92,7 +100,7 @@ def evaluate(
 
     Returns:
         ``sets``, with ``name``, ``group``, ``documents``, ``queries``, ``queries_without_candidates``, ``first_stage``,
-        its ``recall``, and the ``ceiling`` of a perfect re-ranking (nDCG@10); ``systems``, with ``name``, ``kind``,
+        its ``recall``, the ``ceiling`` of a perfect re-ranking (nDCG@10), and the set's ``counts``; ``systems``, with ``name``, ``kind``,
         ``sets`` (set -> metric -> figure), ``groups`` (group -> metric -> mean over its sets) and, where times were
         taken, ``ms_per_query`` and ``bytes_per_token`` (see ``Costs``); ``timing``, what they were taken under, or
         None.
@@ -166,7 +174,7 @@ def _measure_set(
     with tqdm(total=len(systems), desc=name, unit="system", delay=2, leave=False) as progress:
         for source in dict.fromkeys(system.source for system in systems):
             members = [system for system in systems if system.source == source]
-            files = {system.name: _file_of(system, entry, settings.cache) for system in members}
+            files = {system.name: _file_of(system, entry, settings) for system in members}
             for system in members:
                 path, key = files[system.name]
                 kept = read_json(path) if path.is_file() else {}
@@ -176,12 +184,15 @@ def _measure_set(
             if missing:
                 model = _load_all(missing, models)[source]
                 began = perf_counter()
-                runs = _runs(model, missing, entry, settings.batch_size)
+                try:
+                    runs = _runs(model, missing, entry, settings.batch_size)
+                except ValueError as error:
+                    raise ValueError(f"{missing[0].name} on {name}: {error}") from error
                 seconds = perf_counter() - began
                 for system in missing:
                     path, key = files[system.name]
                     run = runs[system.name]
-                    made = {"key": key, "system": system.name, **_figures(entry, run)}
+                    made = {"key": key, "system": system.name, **_figures(entry, run, settings.relevance_threshold)}
                     extra = recorder.record(system, model, entry, run, seconds)
                     made["figures"] |= extra.pop("figures", {})
                     measured[system.name] = made | extra
@@ -191,10 +202,11 @@ def _measure_set(
     return measured
 
 
-def _file_of(system: System, entry: CandidateSet, cache: Path) -> tuple[Path, str]:
+def _file_of(system: System, entry: CandidateSet, settings: EvaluationSettings) -> tuple[Path, str]:
     """The file of a system's figures on a set, and the key that it must hold."""
-    key = hashlib.sha256(f"{FIGURES_FORMAT}/{system.identity}/{entry.key}".encode()).hexdigest()
-    return cache / "figures" / f"{entry.collection.name}-{key[:16]}.json", key
+    made_with = f"{FIGURES_FORMAT}/{system.identity}/{entry.key}/{settings.relevance_threshold}"
+    key = hashlib.sha256(made_with.encode()).hexdigest()
+    return settings.cache / "figures" / f"{entry.collection.name}-{key[:16]}.json", key
 
 
 def _runs(model: Any, systems: Sequence[System], entry: CandidateSet, batch_size: int) -> dict[str, Run]:
@@ -206,13 +218,12 @@ def _runs(model: Any, systems: Sequence[System], entry: CandidateSet, batch_size
     return {system.name: runs[codec] for system, codec in zip(systems, codecs, strict=True)}
 
 
-def _figures(entry: CandidateSet, run: Run) -> dict[str, Any]:
+def _figures(entry: CandidateSet, run: Run, relevance_threshold: int) -> dict[str, Any]:
     """The means over the queries, and the figures of each query in the order of ``QUERY_METRICS``."""
-    measured = evaluate_run(entry.collection.qrels, run)
+    measured = evaluate_run(entry.collection.qrels, run, relevance_threshold)
     ceilings = find_ceilings(entry.collection.qrels, entry.candidates)
-    means = (measured.ndcg_at_10, measured.mrr_at_10, measured.map, measured.recall, fmean(ceilings.values()))
     return {
-        "figures": dict(zip(QUERY_METRICS, means, strict=True)),
+        "figures": mean_figures(measured, fmean(ceilings.values())),
         "per_query": {query_id: query_figures(one, ceilings[query_id]) for query_id, one in measured.per_query.items()},
     }
 
@@ -228,6 +239,7 @@ def _describe(entry: CandidateSet, figures: dict[str, float]) -> dict[str, Any]:
         "first_stage": entry.first_stage,
         "recall": figures["recall"],
         "ceiling": figures["ceiling"],
+        **entry.counts,
     }
 
 

@@ -10,7 +10,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Collection
-from mice_st.data.first_stage import Run
+from mice_st.data.runs import Run, check_finite
 from mice_st.evaluation.blocks import DOCUMENTS_AT_ONCE, QUERIES_AT_ONCE, progress_bar, rank_in_blocks
 from mice_st.evaluation.metrics import RunMetrics, evaluate_run
 from mice_st.evaluation.vectors import encode_vectors, rank_by_vectors
@@ -206,9 +206,12 @@ def rank_candidates(
 
     Returns:
         Query id -> document id -> score, best first.
+
+    Raises:
+        ValueError: If a score is not finite; names query and document.
     """
     if not isinstance(model, CrossEncoder):
-        return rank_by_vectors(model, batch_size, collection, candidates, encoded)
+        return rank_by_vectors(model, batch_size, collection, candidates, encoded)  # which checks too
     run: Run = {}
     query_ids = list(candidates)
     with progress_bar(len(query_ids), "Re-ranking", "query", show_progress_bar) as progress:
@@ -223,6 +226,7 @@ def rank_candidates(
             remaining = iter(scores)
             for query_id in chunk:
                 scored = {item: float(next(remaining)) for item in candidates[query_id]}
+                check_finite(query_id, scored)
                 run[query_id] = dict(sorted(scored.items(), key=lambda item: -item[1]))
             progress.update(len(chunk))
     return run

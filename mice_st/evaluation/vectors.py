@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
 from mice_st.data.collection import Collection
-from mice_st.data.first_stage import Run
+from mice_st.data.runs import Run, check_finite
 from mice_st.evaluation.blocks import DOCUMENTS_AT_ONCE
 
 
@@ -61,16 +61,25 @@ def rank_by_vectors(
 
     Returns:
         Query id -> document id -> score, best first.
+
+    Raises:
+        ValueError: If a score is not finite; names query and document.
     """
     query_ids = [query_id for query_id, items in candidates.items() if items]
     texts = [collection.queries[query_id] for query_id in query_ids]
-    queries = model.encode_query(texts, **_settings(model, batch_size)) if texts else []
+    queries: list[torch.Tensor] = []
+    with tqdm(total=len(texts), desc="Encoding queries", unit="query", delay=2, leave=False) as progress:
+        for start in range(0, len(texts), DOCUMENTS_AT_ONCE):
+            chunk = texts[start : start + DOCUMENTS_AT_ONCE]
+            queries += model.encode_query(chunk, **_settings(model, batch_size))
+            progress.update(len(chunk))
     run: Run = {query_id: {} for query_id in candidates}
     for query_id, query in zip(query_ids, tqdm(queries, "Re-ranking", unit="query", delay=2, leave=False), strict=True):
         documents = [vectors[item] for item in candidates[query_id]]
         batch: Any = torch.stack(documents) if isinstance(model, SentenceTransformer) else documents
         scores = model.similarity(query.unsqueeze(0), batch)[0].tolist()
         scored = dict(zip(candidates[query_id], scores, strict=True))
+        check_finite(query_id, scored)
         run[query_id] = dict(sorted(scored.items(), key=lambda item: -item[1]))
     return run
 

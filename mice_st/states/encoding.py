@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from mice_st.data.collection import Document, OnError, read_corpus
 from mice_st.data.reader import CorpusReader
 
-from .fingerprint import fingerprint_of, module_of
+from .fingerprint import fingerprint_of, model_name, module_of
 from .identity import content_hash
 from .passages import check_overlap
 from .shards import EncodedShard, ShardWorkers, encode_shard
@@ -135,7 +135,7 @@ def encode_corpus(
             raise ValueError(f"{name}: must be at least 1, got {value}.")
     module = module_of(model)
     made_by = store.fingerprint
-    made_by.check(fingerprint_of(module, made_by.codec, made_by.prompt))
+    made_by.check(fingerprint_of(module, made_by.codec, made_by.prompt), store.settings.model, model_name(module))
     if passages is None:
         passages = store.settings.overlap is not None
         overlap = store.settings.overlap if overlap is None else overlap

@@ -15,6 +15,9 @@ from .identity import Fingerprint
 if TYPE_CHECKING:
     from mice_st.modeling.st_mice import MiceTransformer
 
+# Fields of a config that say where it comes from, and no score passes through.
+UNSCORED = frozenset({"_name_or_path", "transformers_version", "auto_map", "architectures"})
+
 # Model or tokenizer -> (what it looked like, its hash): hashing 90 MB of weights takes longer than ranking.
 _known: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
 
@@ -55,6 +58,26 @@ def fingerprint_of(model: Any, codec: str, prompt: str = "") -> Fingerprint:
         codec=codec,
         width=config.state_width,
     )
+
+
+def scoring_hash(model: Any) -> str:
+    """SHA-256 over all that a score comes from, the side of the query included: two models with one hash score alike.
+
+    That is every tensor of the model, adapters as far as they are active, its configuration, its tokenizer, its prompts and its activation.
+    Where the model lies, and on which device, does not count.
+
+    Args:
+        model: A ``MiceCrossEncoder``.
+    """
+    config = {name: value for name, value in model.mice.config.to_dict().items() if name not in UNSCORED}
+    choices: list[Any] = [config, dict(model.prompts), model.default_prompt_name, repr(model.activation_fn)]
+    choices.append([model.max_seq_length, _tokenizer_hash(model.tokenizer)])
+    tensors: dict[str, Tensor] = {}
+    _collect(model.mice, "", tensors, choices)
+    digest = hashlib.sha256(json.dumps(choices, sort_keys=True, default=str).encode())
+    for name in sorted(tensors):
+        _update(digest, name, tensors[name].detach())
+    return digest.hexdigest()
 
 
 def _weights_hash(model: Any) -> str:

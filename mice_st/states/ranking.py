@@ -106,6 +106,7 @@ def rank_store(
         known, scores = score_store(module, store, encoded, ids, batch_size, show_progress_bar, unknown)
         if activation_fn is not None:
             scores = activation_fn(scores)
+            refuse_not_finite(scores)
         ranked = sorted(zip(known, scores.tolist(), strict=True), key=lambda pair: pair[1], reverse=True)[:top_k]
         results: list[dict[str, Any]] = [{"corpus_id": id_, "score": score} for id_, score in ranked]
         if return_documents:
@@ -121,6 +122,20 @@ def _add_texts(store: Store, results: list[dict[str, Any]]) -> None:
         result["text"] = row.text
         if row.metadata is not None:
             result["metadata"] = json.loads(row.metadata)
+
+
+def refuse_not_finite(scores: Tensor) -> None:
+    """Refuse scores that order nothing; the model checks its logits, but not what an activation makes of them.
+
+    Args:
+        scores: ``(n,)``, any floating dtype.
+
+    Raises:
+        ValueError: If a score is NaN or infinite; names the rows.
+    """
+    if not bool(scores.isfinite().all()):
+        rows = (~scores.isfinite()).reshape(len(scores), -1).any(-1).nonzero().flatten().tolist()
+        raise ValueError(f"Scores are not finite in rows {rows[:10]}: the activation function makes them so.")
 
 
 def encode_query(module: MiceTransformer, query: str) -> EncodedTexts:

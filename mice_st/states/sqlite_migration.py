@@ -17,11 +17,10 @@ from .identity import Fingerprint, StoreSettings
 from .migration import Migration
 from .rows import DocumentRow, RowFormat
 from .sqlite_files import write_meta
+from .sqlite_writer import SqliteWriter
 
 if TYPE_CHECKING:
     from mice_st.modeling.layers_mice import DocumentStates
-
-    from .sqlite_store import SqliteStore
 
 _TABLES = """
 CREATE TABLE next_meta (fingerprint TEXT NOT NULL, settings TEXT NOT NULL);
@@ -47,7 +46,7 @@ class SqliteMigration(Migration):
         StoreError: If a document was put without its text; names one.
     """
 
-    def __init__(self, store: SqliteStore, fingerprint: Fingerprint, settings: StoreSettings) -> None:
+    def __init__(self, store: SqliteWriter, fingerprint: Fingerprint, settings: StoreSettings) -> None:
         self._store, self._fingerprint, self._settings = store, fingerprint, settings
         self._format = RowFormat(fingerprint)
         self._keys: dict[str, int] = {}
@@ -132,7 +131,9 @@ class SqliteMigration(Migration):
 
     def abandon(self) -> None:
         """Remove the new states."""
-        self._store.abandon_migration()
+        with self._store._transaction() as writer:
+            drop_migration(writer)
+            self._store._end(commit=True)
 
 
 def _has_migration(writer: sqlite3.Connection) -> bool:

@@ -21,11 +21,9 @@ from torch import Tensor
 from .errors import StoreCorruptError, StoreMovedError, StoreNotFoundError, UnknownDocumentError
 from .packed import PackedStates
 from .put_checks import check_ids
-from .reports import DamagedDocument, VerifyReport
 from .rows import DocumentRow, Packer, StateRow
 from .sqlite_files import connect_reader, read_meta, translated
 from .sqlite_search import SqliteSearch
-from .sqlite_verify import damaged_documents, verify_sqlite
 from .store import Entry, Store
 from .where import Where
 
@@ -261,7 +259,7 @@ class SqliteReader(Store):
             raise StoreCorruptError(f"{self.path}: the index of ids is damaged")
         return (DocumentRow._make(row[1:]) for row in rows)
 
-    # Search and checks
+    # Search
 
     def search_words(self, query: str, top_k: int, where: Where | None = None) -> dict[str, float]:
         """The best documents by BM25 over the stored texts."""
@@ -272,15 +270,6 @@ class SqliteReader(Store):
         """The best documents by the cosine of their pooled vectors."""
         with self._reader() as connection:
             return self._search.vectors(connection, vector, top_k, where)
-
-    def damaged(self) -> list[DamagedDocument]:
-        """Documents whose rows are not as they were written."""
-        return damaged_documents(self)
-
-    def verify(self) -> VerifyReport:
-        """Read and check everything: SQLite's own structures, every row's CRC, and that tables, words and vectors agree."""
-        documents, tokens, problems = verify_sqlite(self)
-        return self._verify_report(documents, tokens, problems)
 
     def _close_idle(self) -> None:
         while True:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,12 +11,10 @@ from .errors import StoreCorruptError, StoreError
 from .reports import DamagedDocument
 from .rows import DocumentRow, StateRow, read_pooled
 from .sqlite_files import PAGE_BYTES, words_schema
+from .sqlite_reader import SqliteReader
 from .sqlite_search import WORD_COUNTS, vector_file, vectors_definition
 from .vectors import norms
 from .words import indexed_text
-
-if TYPE_CHECKING:
-    from .sqlite_reader import SqliteReader
 
 _STATE = "SELECT id, content_hash, n_tokens, crc, input_ids, scales, payload FROM states WHERE key = ?"
 

@@ -14,9 +14,10 @@ from mice_st.files import sha256_of
 from mice_st.model_folder import shorten_paths
 from mice_st.training.losses import LAYOUTS, NEED_SCORES
 from mice_st.training.mining import MiningChoices, mine_rows, sample
-from mice_st.training.parquet_rows import PARQUET, ParquetRows
+from mice_st.training.parquet_rows import ParquetRows
 from mice_st.training.public_sets import is_public_set, read_public_set
 from mice_st.training.recipe import TrainingRecipe
+from mice_st.training.row_files import open_rows
 from mice_st.training.row_format import TrainingRow
 from mice_st.training.rows import ChosenRows, MemoryRows, RowFile, Rows
 
@@ -30,7 +31,7 @@ SOURCE_COLUMN = "source"
 def load_rows(recipe: TrainingRecipe) -> Rows:
     """Read the sources of ``recipe.train_data``: one, or several mixed.
 
-    A source is a JSON Lines or Parquet file, a collection (``FOLDER:SPLIT``, see ``load_collection``) whose hard
+    A source is a file of rows (JSON Lines, CSV, TSV or Parquet, see ``open_rows``), a collection (``FOLDER:SPLIT``, see ``load_collection``) whose hard
     negatives are mined, or one of ``public_sets.READERS`` by its name on the Hub.
 
     Args:
@@ -88,12 +89,14 @@ def describe_rows(rows: Rows, names: Sequence[str]) -> list[dict[str, Any]]:
 def _load_source(source: str, split: str, choices: MiningChoices) -> Rows:
     path = Path(source)
     if path.is_file() and not source.endswith(ARCHIVE):
-        return (ParquetRows if path.suffix == PARQUET else RowFile)(path, choices.negatives)
+        return open_rows(path, choices.negatives)
     if is_public_set(source):
         return read_public_set(source)
     if is_collection(source):
         return MemoryRows(mine_rows(load_collection(source, split), choices))
-    raise FileNotFoundError(f"train_data: {source} is neither a JSON Lines or Parquet file nor a BEIR folder")
+    raise FileNotFoundError(
+        f"train_data: {source} is neither a file of rows (JSON Lines, CSV, TSV, Parquet) nor a BEIR folder"
+    )
 
 
 def _weighted(rows: int, weight: float, seed: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 
 from mice_st.data.collection import Collection
 from mice_st.data.first_stage import BM25
+from mice_st.data.own_documents import find_own_documents, search_without_own
 from mice_st.data.sources import load_collection
 from mice_st.evaluation.reranking import RerankingEvaluator
 from mice_st.evaluation.suites import draw_queries
@@ -86,5 +87,6 @@ def _load(source: str, split: str, queries: int | None, top_k: int, keep_states:
 def _build(collection: Collection, queries: int | None, top_k: int, keep_states: bool) -> RerankingEvaluator:
     """Re-ranking of BM25's candidates for some of the queries."""
     chosen = draw_queries(collection, queries, DRAWN_WITH)
-    candidates = BM25(chosen.corpus).search(chosen.queries, top_k)
+    bm25, own = BM25(chosen.corpus), find_own_documents(chosen)
+    candidates = search_without_own(lambda depth: bm25.search(chosen.queries, depth), top_k, own.left_out)
     return RerankingEvaluator(chosen, candidates, chosen.name, keep_states=keep_states)

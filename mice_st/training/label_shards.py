@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mice_st.modeling.st_mice import check_text
 from mice_st.training.row_format import check_query
@@ -31,16 +31,31 @@ class Shard:
     positive_bonus: float = 0.0
 
 
-def label_shard(teachers: Teachers, shard: Shard) -> None:
+class Repeats(NamedTuple):
+    """Positives that stand among their own negatives.
+
+    Attributes:
+        negatives: Negatives with the text of the row's positive, which were dropped.
+        rows: Rows that had no other negative, and were passed over.
+    """
+
+    negatives: int
+    rows: int
+
+
+def label_shard(teachers: Teachers, shard: Shard) -> Repeats:
     """Score the rows of one shard and write them.
+
+    Returns:
+        How many positives stood among their own negatives.
 
     Raises:
         ValueError: If a line is no row, or a score is not finite; gives file and line.
     """
-    rows = parse_rows(shard)
+    rows, repeats = parse_rows(shard)
     documents = [row_documents(row) for row in rows]
     try:
-        scores = teachers.score([row["query"] for row in rows], documents)
+        scores = teachers.score([row["query"] for row in rows], documents) if rows else []
     except ValueError as error:
         raise ValueError(
             f"{shard.path}, lines {shard.first_line} to {shard.first_line + len(shard.lines) - 1}: {error}"
@@ -52,22 +67,35 @@ def label_shard(teachers: Teachers, shard: Shard) -> None:
     labelled = (json.dumps({**row, "scores": given}) + "\n" for row, given in zip(rows, scores, strict=True))
     temporary.write_text("".join(labelled), encoding="utf-8")
     temporary.replace(shard.target)
+    return repeats
 
 
-def parse_rows(shard: Shard) -> list[dict[str, Any]]:
-    """The rows of a shard.
+def parse_rows(shard: Shard) -> tuple[list[dict[str, Any]], Repeats]:
+    """The rows of a shard, without negatives that have the text of their row's positive: no teacher tells them apart.
+
+    Returns:
+        The rows, and what was dropped of them.
 
     Raises:
         ValueError: If a line is no row; gives file and line.
     """
     rows: list[dict[str, Any]] = []
+    dropped, passed_over = 0, 0
     for number, line in enumerate(shard.lines, start=shard.first_line):
         if line.strip():
             try:
-                rows.append(_parse(line))
+                row = _parse(line)
             except ValueError as error:
                 raise ValueError(f"{shard.path}, line {number}: {error}") from error
-    return rows
+            if "documents" not in row:
+                others = [text for text in row["negatives"] if text != row["positive"]]
+                dropped += len(row["negatives"]) - len(others)
+                row["negatives"] = others
+                if not others:
+                    passed_over += 1
+                    continue
+            rows.append(row)
+    return rows, Repeats(dropped, passed_over)
 
 
 def _parse(line: bytes) -> dict[str, Any]:

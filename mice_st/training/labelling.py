@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import multiprocessing
 import os
 import shutil
@@ -23,9 +24,11 @@ from tqdm.std import tqdm as plain_tqdm
 
 from mice_st.files import read_json, write_json
 from mice_st.loading import model_hash
-from mice_st.training.label_shards import Shard, label_shard, parse_rows, row_documents
+from mice_st.training.label_shards import Repeats, Shard, label_shard, parse_rows, row_documents
 from mice_st.training.parquet_rows import PARQUET, require_pyarrow, write_parquet
 from mice_st.training.teachers import Teachers
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ def label(job: LabelJob) -> int:
 
     Finished shards lie in ``<output>.parts`` until all are done, so that the same call again goes on from there.
 
+    A negative with the text of its row's positive is dropped, and a row without any other negative passed over; one
+    warning counts both.
+
     Returns:
         Number of rows written.
 
@@ -92,8 +98,18 @@ def label(job: LabelJob) -> int:
     with tqdm(total=total, desc="Labelling", unit="shard", delay=2) as progress:
         done = sum(1 for shard in _shards(job, parts) if shard.target.is_file())
         progress.update(done)
-        for _ in _work(job, missing):
+        dropped, passed_over = 0, 0
+        for repeats in _work(job, missing):
             progress.update()
+            dropped, passed_over = dropped + repeats.negatives, passed_over + repeats.rows
+    if dropped:
+        logger.warning(
+            "%s: %d negatives have the text of their row's positive and are dropped; %d rows have no other negative and are "
+            "passed over",
+            job.output,
+            dropped,
+            passed_over,
+        )
     temporary = Path(f"{job.output}.tmp")
     write = write_parquet if Path(job.output).suffix == PARQUET else _join
     rows = write([shard.target for shard in _shards(job, parts)], temporary)
@@ -162,8 +178,8 @@ def _shards(job: LabelJob, parts: Path) -> Iterator[Shard]:
                 count += 1
 
 
-def _work(job: LabelJob, shards: Iterator[Shard]) -> Iterator[None]:
-    """Label shards; yields once for each that is written."""
+def _work(job: LabelJob, shards: Iterator[Shard]) -> Iterator[Repeats]:
+    """Label shards; yields what was dropped of each, once it is written."""
     first = next(shards, None)
     if first is None:
         return
@@ -173,13 +189,12 @@ def _work(job: LabelJob, shards: Iterator[Shard]) -> Iterator[None]:
             teachers.read_states(job.stored_states_file, _texts(job, Path(f"{job.output}.parts")))
     if job.processes == 1:
         for shard in (item for group in ([first], shards) for item in group):
-            label_shard(teachers, shard)
-            yield
+            yield label_shard(teachers, shard)
         return
     yield from _work_in_processes(job, first, shards)
 
 
-def _work_in_processes(job: LabelJob, first: Shard, shards: Iterator[Shard]) -> Iterator[None]:
+def _work_in_processes(job: LabelJob, first: Shard, shards: Iterator[Shard]) -> Iterator[Repeats]:
     context = multiprocessing.get_context("spawn")
     places = context.Queue()
     for place in range(job.processes):
@@ -198,8 +213,7 @@ def _work_in_processes(job: LabelJob, first: Shard, shards: Iterator[Shard]) -> 
                             waiting.add(pool.submit(_label_in_worker, following))
                 finished = next(as_completed(waiting))
                 waiting.remove(finished)
-                finished.result()
-                yield
+                yield finished.result()
         except BrokenProcessPool as error:
             raise ChildProcessError(
                 "a process that labels was killed, perhaps for want of memory; finished parts stay: run again"
@@ -246,14 +260,14 @@ def _start_worker(job: LabelJob, places: Any) -> None:
         _worker["teachers"].read_states(job.stored_states_file)
 
 
-def _label_in_worker(shard: Shard) -> None:
-    label_shard(_worker["teachers"], shard)
+def _label_in_worker(shard: Shard) -> Repeats:
+    return label_shard(_worker["teachers"], shard)
 
 
 def _texts(job: LabelJob, parts: Path) -> Iterator[str]:
     """The documents of all rows."""
     for shard in _shards(job, parts):
-        for row in parse_rows(shard):
+        for row in parse_rows(shard)[0]:
             yield from row_documents(row)
 
 

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +15,16 @@ from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
 from mice_st.data.collection import Collection
+from mice_st.data.own_documents import OwnDocuments, find_own_documents
 from mice_st.data.sources import load_collection, unpacked_folder
 from mice_st.training.mining import Keep, Search, mine_rows, search_all, search_bm25, search_vectors
 from mice_st.training.pseudo_queries import pseudo_query_collection
 from mice_st.training.teachers import Teachers
 
 # Fields of a job that do not change the rows of one collection.
-UNIMPORTANT = ("data", "output", "device", "batch_size")
+UNIMPORTANT = ("data", "output", "device", "batch_size", "strict")
+# Further fields and their defaults, at which rows are those of earlier versions: their finished parts are gone on from.
+NEW_FIELDS = {"relevance_threshold": 1, "ignore_identical_ids": False}
 
 
 @dataclass
@@ -45,6 +48,9 @@ class MineJob:
         batch_size: Pairs or texts computed at a time.
         device: Where models compute; None takes the best there is.
         trust_remote_code: Whether code beside the weights of models is run.
+        relevance_threshold: Lowest grade that is relevant.
+        ignore_identical_ids: As for ``find_own_documents``.
+        strict: As for ``read_beir``.
     """
 
     data: list[str]
@@ -62,6 +68,9 @@ class MineJob:
     batch_size: int = 64
     device: str | None = None
     trust_remote_code: bool = False
+    relevance_threshold: int = 1
+    ignore_identical_ids: bool = False
+    strict: bool = False
 
 
 def mine(job: MineJob) -> int:
@@ -80,7 +89,11 @@ def mine(job: MineJob) -> int:
     parts = Path(f"{job.output}.parts")
     if job.limit is not None:
         job = replace(job, limit=math.ceil(job.limit / len(job.data)))
-    chosen = {name: value for name, value in asdict(job).items() if name not in UNIMPORTANT}
+    chosen = {
+        name: value
+        for name, value in asdict(job).items()
+        if name not in UNIMPORTANT and value != NEW_FIELDS.get(name, MISSING)
+    }
     written = []
     models: dict[str, Any] = {}
     for source in tqdm(job.data, "Mining", unit="collection", delay=2):
@@ -123,12 +136,14 @@ def _rows(source: str, job: MineJob, models: dict[str, Any]) -> Iterator[dict[st
     search: Search = search_all(models["searches"])
     if job.query_source == "pseudo":
         collection = _pseudo(source)
-        for row in mine_rows(collection, job, search):
+        # The query is a document's title or first sentence, which was taken out of it: no document is the query itself.
+        for row in mine_rows(collection, job, search, own=OwnDocuments(frozenset(), frozenset())):
             yield {"query": row.query, "documents": list(row.documents), "source": row.source}
         return
-    collection = load_collection(source, job.train_split)
+    collection = load_collection(source, job.train_split, job.strict)
+    own = find_own_documents(collection, job.ignore_identical_ids)
     keep = _without_false_negatives(models["teachers"], job.margin) if "teachers" in models else None
-    for row in mine_rows(collection, job, search, keep):
+    for row in mine_rows(collection, job, search, keep, job.relevance_threshold, own):
         yield {"query": row.query, "positive": row.positive, "negatives": list(row.negatives), "source": row.source}
 
 

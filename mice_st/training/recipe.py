@@ -32,7 +32,8 @@ class TrainingRecipe:
     )
     train_data: list[str] = field(
         metadata={
-            "help": "JSON Lines files (query, positive, negatives, scores), collections (FOLDER or FOLDER:SPLIT+SPLIT, BEIR layout), or "
+            "help": "JSON Lines, CSV, TSV or Parquet files (query, positive, negatives, scores, or sentence-transformers' anchor, "
+            "positive, negative_1, ...), collections (FOLDER or FOLDER:SPLIT+SPLIT, BEIR layout), or "
             "public sets by name (sentence-transformers/msmarco, cross-encoder/ettin-reranker-v1-data:CONFIGURATION).",
             "metavar": "DATA",
         }

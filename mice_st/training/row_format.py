@@ -1,13 +1,17 @@
-"""One training row: its fields, the three forms in which a line of a file gives them, and what is refused."""
+"""One training row: its fields, the forms in which a line of a file gives them, and what is refused."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from mice_st.modeling.st_mice import check_text
+
+# Of sentence-transformers' rows: negative, negative_1, negative_2, ...
+NEGATIVE = re.compile(r"negative(?:_([0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ def make_row(row: Any, source: str, most: int) -> TrainingRow:
 
     Three forms: ``query``, ``positive``, ``negatives`` and perhaps ``scores``, one for the positive and one for each
     negative; ``query``, ``documents`` and ``scores``, where the document with the highest score takes the place of the
-    positive; ``query``, ``document`` and ``score``, one pair. Other fields are passed over.
+    positive; ``query``, ``document`` and ``score``, one pair. Of sentence-transformers' own rows, ``anchor`` stands for
+    ``query``, and ``negative``, ``negative_1``, ``negative_2``, ... in the order of their numbers for ``negatives``; those
+    that are null are not there. Other fields are passed over.
 
     Args:
         row: The dictionary; anything else is refused.
@@ -57,7 +63,7 @@ def make_row(row: Any, source: str, most: int) -> TrainingRow:
     """
     if not isinstance(row, dict):
         raise ValueError(f"not a JSON object but {type(row).__name__}")
-    row = _one_form(row)
+    row = _one_form(_own_names(row))
     if missing := [name for name in ("query", "positive", "negatives") if name not in row]:
         raise ValueError(f"the field {missing[0]!r} is missing")
     check_query(row["query"], "query")
@@ -72,6 +78,28 @@ def make_row(row: Any, source: str, most: int) -> TrainingRow:
         check_scores(scores, len(negatives) + 1)
         scores = tuple(float(score) for score in scores[: most + 1])
     return TrainingRow(row["query"], row["positive"], tuple(negatives[:most]), scores, source)
+
+
+def _own_names(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of sentence-transformers (``anchor``, ``positive``, ``negative``, ``negative_1``, ...) with our names."""
+    numbers = {name: match for name in row if isinstance(name, str) and (match := NEGATIVE.fullmatch(name))}
+    is_theirs = ("negatives" not in row and bool(numbers)) or ("anchor" in row and "query" not in row)
+    if not is_theirs or "documents" in row or "document" in row:
+        return row
+    if "label" in row:
+        raise ValueError('a field "label"; a teacher\'s scores are called "scores", one for each document')
+    made = dict(row)
+    if "query" not in row and "anchor" in row:
+        check_query(row["anchor"], "anchor")
+        made["query"] = row["anchor"]
+    if "negatives" not in row:
+        names = sorted((name for name in numbers if row[name] is not None), key=lambda name: int(numbers[name][1] or 0))
+        if not names:
+            raise ValueError("the field 'negative' (or 'negative_1', ...) is missing")
+        for name in names:
+            check_text(row[name], f"{name}:")
+        made["negatives"] = [row[name] for name in names]
+    return made
 
 
 def _one_form(row: dict[str, Any]) -> dict[str, Any]:

@@ -102,6 +102,7 @@ class RowFile(Rows):
 
     def __init__(self, path: Path, negatives: int) -> None:
         self._path = path
+        self._name = path.name
         self._negatives = negatives
         self._file: Any = None  # opened by each process that reads, when it reads
         offsets = GrowingArray(np.uint64, 2)
@@ -138,7 +139,7 @@ class RowFile(Rows):
         return self._sizes
 
     def _source(self, number: int) -> str:
-        return f"{self._path.name}, line {number}"
+        return f"{self._name}, line {number}"
 
     def __len__(self) -> int:
         return len(self._offsets)

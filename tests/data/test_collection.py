@@ -152,27 +152,12 @@ def test_missing_queries(beir_folder: Path) -> None:
         read_beir(beir_folder, "test")
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ("q9\td1\t1", "query 'q9'"),
-        ("q1\td9\t1", "document 'd9'"),
-        ("q1\td2\t1.0", "integer, not '1.0'"),
-        ("q1\td2\thigh", "integer, not 'high'"),
-        ("q1 d2 1", "expected 3 fields"),
-        ("q1\td1\t1", "judged twice"),
-    ],
-)
-def test_bad_judgement_is_named(beir_folder: Path, row: str, message: str) -> None:
-    write_lines(beir_folder / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore", "q1\td1\t2", row)
-    with pytest.raises(ValueError, match=rf"test\.tsv, line 3: .*{message}"):
-        read_beir(beir_folder, "test")
-
-
-def test_judgements_without_header(beir_folder: Path) -> None:
-    write_lines(beir_folder / "qrels" / "test.tsv", "q1\td1\t2")
-    with pytest.raises(ValueError, match="line 1: the header"):
-        read_beir(beir_folder, "test")
+def test_strict_judgements_name_file_and_line(beir_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_lines(beir_folder / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore", "q1\td1\t2", "q1\td9\t1")
+    with pytest.raises(ValueError, match=r"test\.tsv, line 3: document 'd9' is not in the corpus"):
+        read_beir(beir_folder, "test", strict=True)
+    assert read_beir(beir_folder, "test").qrels == {"q1": {"d1": 2, "d9": 1}}
+    assert "1 name a document that the corpus does not have" in caplog.text
 
 
 def test_written_collection_reads_back(tmp_path: Path) -> None:
@@ -209,3 +194,20 @@ def test_nothing_is_written_that_could_not_be_read(tmp_path: Path, collection: C
     with pytest.raises(ValueError, match="query"):
         write_beir(collection, tmp_path / "bad", "test")
     assert not (tmp_path / "bad").exists()
+
+
+def test_the_title_of_a_document_that_may_be_a_query_is_told_apart(tmp_path: Path) -> None:
+    folder = tmp_path / "debate"
+    (folder / "qrels").mkdir(parents=True)
+    write_lines(
+        folder / "corpus.jsonl",
+        '{"_id": "1", "title": "Food", "text": "meat is safe"}',
+        '{"_id": "2", "title": "", "text": "we think meat is safe"}',
+        '{"_id": "3", "title": "Food", "text": "no"}',
+    )
+    write_lines(folder / "queries.jsonl", *(f'{{"_id": "{item}", "text": "meat is safe"}}' for item in "123"))
+    write_lines(folder / "qrels" / "test.tsv", *(f"{item}\t3\t1" for item in "123"))
+    collection = read_beir(folder, "test")
+    assert collection.untitled == {"1": "meat is safe"}
+    write_beir(collection, tmp_path / "again" / "debate", "test")
+    assert read_beir(tmp_path / "again" / "debate", "test") == collection

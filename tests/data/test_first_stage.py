@@ -1,17 +1,16 @@
-"""BM25 against the formula written out, and run files that read back."""
+"""BM25 against the formula written out."""
 
 import builtins
 import math
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mice_st.data.first_stage import BM25, read_run, write_run
+from mice_st.data.first_stage import BM25
 
 CORPUS = {
     "sort": "Sort the list in place; sort is stable.",
@@ -112,55 +111,3 @@ def test_missing_bm25s_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without_bm25s)
     with pytest.raises(ImportError, match=r'pip install "mice-st\[train\]"'):
         BM25(CORPUS)
-
-
-def test_run_reads_back(tmp_path: Path) -> None:
-    run = {"q2": {"é": 1 / 3, "b": -2.5e-300}, "q1": {"b": 7.0}}
-    write_run(run, tmp_path / "run.txt", tag="tag")
-    assert (tmp_path / "run.txt").read_text(encoding="utf-8").splitlines()[2] == "q1 Q0 b 1 7.0 tag"
-    assert read_run(tmp_path / "run.txt") == run
-
-
-def test_run_is_written_best_first(tmp_path: Path) -> None:
-    write_run({"q": {"low": 1.0, "tie": 2.0, "also": 2.0, "high": 3.0}}, tmp_path / "run.txt")
-    assert list(read_run(tmp_path / "run.txt")["q"]) == ["high", "tie", "also", "low"]
-
-
-def test_run_in_any_order_of_lines(tmp_path: Path) -> None:
-    (tmp_path / "run.txt").write_text("q\tQ0\tb\t2\t1\tx\n\nq Q0 a 1 1.5 x\n", encoding="utf-8")
-    assert list(read_run(tmp_path / "run.txt")["q"].items()) == [("a", 1.5), ("b", 1.0)]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("q Q0 a 2 1.0 x", "document 'a' is there twice for query 'q'"),
-        ("q Q0 b 1 1.0 x", "rank 1 is there twice for query 'q'"),
-        ("q Q0 b 2 nan x", "document 'b' for query 'q' is nan"),
-        ("q Q0 b 2 -inf x", "document 'b' for query 'q' is -inf"),
-        ("q Q0 b 2 high x", "number, not 'high'"),
-        ("q Q0 b 2.0 1.0 x", "integer, not '2.0'"),
-        ("q Q0 b 2 1.0", "found 5"),
-    ],
-)
-def test_bad_run_line_is_named(tmp_path: Path, line: str, message: str) -> None:
-    (tmp_path / "run.txt").write_text(f"q Q0 a 1 2.0 x\n{line}\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"run\.txt, line 2: .*{message}"):
-        read_run(tmp_path / "run.txt")
-
-
-@pytest.mark.parametrize(
-    ("run", "tag", "message"),
-    [
-        ({"q": {"a": 1.0, "b": math.nan}}, "x", "query 'q', document 'b': the score is nan"),
-        ({"q": {"a b": 1.0}}, "x", "document id 'a b'"),
-        ({"": {"a": 1.0}}, "x", "query id ''"),
-        ({"q": {"a": 1.0}}, "my model", "tag 'my model'"),
-    ],
-)
-def test_run_that_the_format_cannot_hold(
-    tmp_path: Path, run: dict[str, dict[str, float]], tag: str, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        write_run(run, tmp_path / "run.txt", tag)
-    assert not (tmp_path / "run.txt").exists()

@@ -25,8 +25,8 @@ def test_by_hand() -> None:
     assert metrics.per_query["q1"].ndcg_at_10 == pytest.approx(gain / ideal, abs=1e-9)
     assert metrics.per_query["q1"].reciprocal_rank_at_10 == pytest.approx(0.5)
     assert metrics.per_query["q1"].recall == pytest.approx(2 / 3)
-    assert metrics.per_query["q2"] == QueryMetrics(1.0, 1.0, 1.0, 1.0)
-    assert metrics.per_query["q3"] == QueryMetrics(0.0, 0.0, 0.0, 0.0)
+    assert metrics.per_query["q2"] == QueryMetrics(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.1)
+    assert metrics.per_query["q3"] == QueryMetrics()
     # ... b is the first relevant one at rank 2, a the second at rank 4, and one is not there at all.
     assert metrics.per_query["q1"].average_precision == pytest.approx((1 / 2 + 2 / 4 + 0) / 3)
     assert metrics.map == pytest.approx((1 / 3 + 1 + 0) / 3)
@@ -34,6 +34,39 @@ def test_by_hand() -> None:
     assert metrics.ndcg_at_10 == pytest.approx((gain / ideal + 1 + 0) / 3)
     assert metrics.mrr_at_10 == pytest.approx((0.5 + 1 + 0) / 3)
     assert metrics.recall == pytest.approx((2 / 3 + 1 + 0) / 3)
+    # The first document is relevant for q2 alone; both q1 and q2 have one among the first five.
+    assert metrics.success_at_1 == pytest.approx(1 / 3)
+    assert metrics.success_at_5 == metrics.success_at_10 == pytest.approx(2 / 3)
+    assert metrics.precision_at_10 == pytest.approx((2 / 10 + 1 / 10 + 0) / 3)
+
+
+def test_by_hand_with_a_threshold() -> None:
+    qrels = {"q1": {"a": 1, "b": 2, "c": 3, "lost": 2}, "q2": {"a": 1}}
+    run = {"q1": {"a": 4.0, "b": 3.0, "x": 2.0, "c": 1.0}, "q2": {"a": 1.0}}
+    one, two = evaluate_run(qrels, run), evaluate_run(qrels, run, relevance_threshold=2)
+    # nDCG counts every grade, whatever the threshold.
+    gain = 1 + 2 / math.log2(3) + 3 / math.log2(5)
+    ideal = 3 + 2 / math.log2(3) + 2 / math.log2(4) + 1 / math.log2(5)
+    for figures in (one, two):
+        assert figures.per_query["q1"].ndcg_at_10 == pytest.approx(gain / ideal, abs=1e-9)
+        assert figures.per_query["q2"].ndcg_at_10 == 1.0
+    # With 2, b at rank 2, c at rank 4 and the lost one are relevant; nothing is for q2.
+    figures = two.per_query["q1"]
+    assert figures.reciprocal_rank_at_10 == 0.5
+    assert figures.average_precision == pytest.approx((1 / 2 + 2 / 4 + 0) / 3)
+    assert figures.recall == pytest.approx(2 / 3)
+    assert (figures.success_at_1, figures.success_at_5) == (0.0, 1.0)
+    assert figures.precision_at_10 == pytest.approx(0.2)
+    assert two.per_query["q2"] == QueryMetrics(ndcg_at_10=1.0, ndcg_at_20=1.0)
+    assert (one.per_query["q1"].reciprocal_rank_at_10, one.success_at_1) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="relevance_threshold: must be at least 1, got 0"):
+        evaluate_run(qrels, run, relevance_threshold=0)
+
+
+def test_a_query_whose_grades_are_all_0_counts_as_0() -> None:
+    metrics = evaluate_run({"q": {"a": 0, "b": -1}, "r": {"a": 1}}, {"q": {"a": 2.0}, "r": {"a": 1.0}})
+    assert metrics.per_query["q"] == QueryMetrics()
+    assert (metrics.ndcg_at_10, metrics.mrr_at_10, metrics.success_at_1, metrics.missing_queries) == (0.5, 0.5, 0.5, 0)
 
 
 @pytest.mark.parametrize(("rank", "expected"), [(1, 1.0), (9, 1 / 9), (10, 0.1), (11, 0.0)])
@@ -45,34 +78,44 @@ def test_cut_at_10(rank: int, expected: float) -> None:
     assert metrics.recall == 1.0
 
 
-def by_formula(grades: dict[str, int], scores: dict[str, float]) -> tuple[float, ...]:
-    """nDCG@10, reciprocal rank at 10, recall and average precision, written out."""
+def by_formula(grades: dict[str, int], scores: dict[str, float], threshold: int) -> tuple[float, ...]:
+    """nDCG@10, reciprocal rank at 10, recall, average precision, nDCG@20, Success@1, 5, 10, P@10, written out."""
     ranked = sorted(sorted(scores, reverse=True), key=lambda document_id: -scores[document_id])
     gains = [grades.get(document_id, 0) for document_id in ranked]
     ideal = sorted(grades.values(), reverse=True)
-    dcg, best = (sum(gain / math.log2(rank + 1) for rank, gain in enumerate(order[:10], 1)) for order in (gains, ideal))
-    first = next((1 / rank for rank, gain in enumerate(gains[:10], 1) if gain >= 1), 0.0)
-    relevant = {document_id for document_id, grade in grades.items() if grade >= 1}
-    if not relevant:
-        return 0.0, first, 0.0, 0.0
-    hits = [rank for rank, gain in enumerate(gains, 1) if gain >= 1]
-    precisions = [place / rank for place, rank in enumerate(hits, 1)]
-    return dcg / best, first, len(relevant & scores.keys()) / len(relevant), sum(precisions) / len(relevant)
+
+    def ndcg(cut: int) -> float:
+        dcg, best = (
+            sum(gain / math.log2(rank + 1) for rank, gain in enumerate(order[:cut], 1)) for order in (gains, ideal)
+        )
+        return dcg / best if best else 0.0
+
+    first = next((1 / rank for rank, gain in enumerate(gains[:10], 1) if gain >= threshold), 0.0)
+    relevant = {document_id for document_id, grade in grades.items() if grade >= threshold}
+    hits = [rank for rank, gain in enumerate(gains, 1) if gain >= threshold]
+    success = [float(any(rank <= cut for rank in hits)) for cut in (1, 5, 10)]
+    precision = sum(rank <= 10 for rank in hits) / 10
+    share, average = 0.0, 0.0
+    if relevant:
+        share = len(relevant & scores.keys()) / len(relevant)
+        average = sum(place / rank for place, rank in enumerate(hits, 1)) / len(relevant)
+    return ndcg(10), first, share, average, ndcg(20), *success, precision
 
 
-identifiers = st.sampled_from([f"d{position}" for position in range(20)])
+identifiers = st.sampled_from([f"d{position}" for position in range(30)])
 
 
 @settings(deadline=None)
 @given(
     st.dictionaries(identifiers, st.integers(0, 3), min_size=1),
     st.dictionaries(identifiers, st.sampled_from([0.0, 1.0, 1.0 + 1e-12, -1e300, 1e300])),
+    st.integers(1, 4),
 )
-def test_agrees_with_the_formulas(grades: dict[str, int], scores: dict[str, float]) -> None:
+def test_agrees_with_the_formulas(grades: dict[str, int], scores: dict[str, float], threshold: int) -> None:
     # 1 + 1e-12 is a tie in float32 and 1e300 infinite there: neither may show.
-    metrics = evaluate_run({"q": grades}, {"q": scores}).per_query["q"]
+    metrics = evaluate_run({"q": grades}, {"q": scores}, threshold).per_query["q"]
     measured = tuple(vars(metrics).values())
-    assert measured == pytest.approx(by_formula(grades, scores), abs=1e-9)
+    assert measured == pytest.approx(by_formula(grades, scores, threshold), abs=1e-9)
 
 
 def test_ties_ignore_the_order_of_the_run() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from mice_st.data.collection import Collection, write_beir
-from mice_st.data.first_stage import BM25, write_run
+from mice_st.data.first_stage import BM25
 from mice_st.data.python_docs import load_python_docs
+from mice_st.data.runs import write_run
 from mice_st.evaluation.mteb_candidates import find_candidates
 from mice_st.evaluation.mteb_run import FixedRun, measure
 from mice_st.evaluation.mteb_tasks import MTEB_SUITES, SuiteTask, load_tasks, make_task
@@ -99,9 +100,15 @@ def test_candidates_of_bm25_a_run_file_and_mteb(entry: SuiteTask, tmp_path: Path
     expected = BM25(made.corpus).search(made.queries, 5)
     found = find_candidates(entry, "bm25", 5, tmp_path)
     assert found.candidates == expected
-    write_run(BM25(made.corpus).search(made.queries, 9), tmp_path / "tiny.trec")
+    # Scores that fall with the rank: equal ones would be ordered by trec_eval's rule, which is not BM25's.
+    deep = BM25(made.corpus).search(made.queries, 9)
+    falling = {query: {item: -float(place) for place, item in enumerate(scores)} for query, scores in deep.items()}
+    write_run(falling, tmp_path / "tiny.trec")
     for first_stage in (tmp_path / "tiny.trec", tmp_path):  # a file, or a folder with one for each task
-        assert find_candidates(entry, str(first_stage), 5, tmp_path).candidates == expected
+        read = find_candidates(entry, str(first_stage), 5, tmp_path).candidates
+        assert {query: list(scores) for query, scores in read.items()} == {
+            query: list(scores) for query, scores in expected.items()
+        }
     stemmed = find_candidates(entry, "mteb/baseline-bm25s", 5, tmp_path)
     assert all(len(scores) == 5 for scores in stemmed.candidates.values())
     for query_id, scores in stemmed.candidates.items():
@@ -139,9 +146,9 @@ def test_candidates_that_a_task_brings_along_are_taken_whole(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda run: "q9 Q0 d1 1 2.0 x\n", r"bad.trec: query 'q9' is not a judged query of tiny"),
+        (lambda run: "q9 Q0 d1 1 2.0 x\n", r"tiny: bad.trec has no candidate for any query"),
         (lambda run: run.replace(" d1 ", " d99 "), r"candidates of query 'q\d': document 'd99' is not in the corpus"),
-        (lambda run: run + "q0 Q0 d11 1 0.1 x\n", r"rank 1 is there twice for query 'q0'"),
+        (lambda run: run + run, r"bad.trec, line 31: document '\w+' is there twice for query 'q0', first in line 1"),
         (lambda run: run + "q0 Q0 d11 99 nan x\n", r"the score of document 'd11' for query 'q0' is nan"),
         (lambda run: "", r"tiny: bad.trec has no candidate for any query"),
     ],
@@ -152,6 +159,75 @@ def test_bad_run_files(entry: SuiteTask, tmp_path: Path, change: Callable[[str],
     file.write_text(change(file.read_text()))
     with pytest.raises(ValueError, match=message):
         find_candidates(entry, str(file), 5, tmp_path)
+
+
+def test_queries_of_a_run_that_are_not_judged_or_not_drawn_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = make_collection("tiny", 0)
+    write_beir(made, tmp_path / "tiny", "test")
+    file = tmp_path / "run.trec"
+    run = BM25(made.corpus).search(made.queries, 12)
+    run["q9"] = {"nowhere": 1.0}
+    del run["q1"]
+    write_run(run, file)
+    (whole,) = load_tasks(f"folder:{tmp_path / 'tiny'}")
+    found = find_candidates(whole, str(file), 12, tmp_path)
+    assert found.counts == {"run_queries_passed_over": 1}
+    assert found.queries_without_candidates == ["q1"]
+    assert (
+        "tiny: 1 of 6 queries have no candidates and score 0; the first: 'q1'; "
+        "1 queries of run.trec are not judged here, or were not drawn, and are passed over" in caplog.text
+    )
+    (drawn,) = load_tasks(f"folder:{tmp_path / 'tiny'}", queries=2, seed=0)
+    few = find_candidates(drawn, str(file), 12, tmp_path)
+    assert few.candidates == {query: found.candidates[query] for query in drawn.collection.queries}
+    assert few.counts["run_queries_passed_over"] == len(run) - sum(map(bool, few.candidates.values()))
+
+
+ARGUANA = Collection(
+    "debate",
+    {"a1": "Food meat is safe", "a2": "meat is not safe", "a3": "meat is bad", "7": "meat meat meat"},
+    {"a1": "meat is safe", "7": "meat is bad"},
+    {"a1": {"a2": 1}, "7": {"a3": 1}},
+    {"a1": "meat is safe"},
+)
+
+
+def test_a_document_that_is_the_query_is_no_candidate_of_it(tmp_path: Path) -> None:
+    write_beir(ARGUANA, tmp_path / "debate", "test")
+    falling = {query: {item: -float(place) for place, item in enumerate(ARGUANA.corpus)} for query in ARGUANA.queries}
+    write_run(falling, tmp_path / "run.trec")
+    (entry,) = load_tasks(f"folder:{tmp_path / 'debate'}")
+    for first_stage in ("bm25", str(tmp_path / "run.trec"), "mteb/baseline-bm25s"):
+        found = find_candidates(entry, first_stage, 2, tmp_path)
+        assert "a1" not in found.candidates["a1"], first_stage
+        assert [len(scores) for scores in found.candidates.values()] == [2, 2], first_stage
+        assert found.counts == {"own_documents_left_out": 1, "identical_ids_kept": 1}
+        every = find_candidates(entry, first_stage, 3, tmp_path, ignore_identical_ids=True)
+        assert [query in scores for query, scores in every.candidates.items()] == [False, False], first_stage
+        assert every.counts == {"own_documents_left_out": 2}
+    assert "7" in find_candidates(entry, "bm25", 3, tmp_path).candidates["7"]
+
+
+def test_of_mtebs_own_tasks_mtebs_rule_is_followed(tmp_path: Path) -> None:
+    entry = SuiteTask(make_task(ARGUANA), "debate", ARGUANA, None, is_mtebs=True)
+    assert "a1" in find_candidates(entry, "bm25", 4, tmp_path).candidates["a1"]
+    entry.task.ignore_identical_ids = True
+    found = find_candidates(entry, "bm25", 4, tmp_path).candidates
+    assert [query in scores for query, scores in found.items()] == [False, False]
+
+
+def test_a_task_with_a_document_twice_is_refused() -> None:
+    from datasets import Dataset
+
+    from mice_st.evaluation.mteb_tasks import _suite_tasks
+
+    task = make_task(make_collection("tiny", 0))
+    rows = {"id": ["d0", "d1", "d0"], "text": ["x", "y", "z"]}
+    task.dataset["default"]["test"]["corpus"] = Dataset.from_dict(rows)
+    with pytest.raises(ValueError, match=r"document 'd0' is in the corpus twice, again in row 2"):
+        next(_suite_tasks(task, "g"))
 
 
 def test_an_unknown_first_stage(entry: SuiteTask, tmp_path: Path) -> None:

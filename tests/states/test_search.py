@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mice_st.states import sqlite_store
+from mice_st.states import sqlite_writer
 from mice_st.states.errors import StoreCorruptError, StoreError
 from mice_st.states.first_stage import find, resolve_first_stage
 from mice_st.states.identity import StoreSettings, Tokenizer
@@ -26,9 +26,29 @@ from mice_st.states.where import Where
 from mice_st.states.words import indexed_text, query_terms
 from tests.states.made import FINGERPRINT, made
 
-WORDS = (
-    ["berlin", "people", "museum", "river", "bridge", "cat", "dog", "bird", "number", "string", "function", "the", "of", "in", "a", "to", "and", "is", "c++", "don't", "3.5"]
-)
+WORDS = [
+    "berlin",
+    "people",
+    "museum",
+    "river",
+    "bridge",
+    "cat",
+    "dog",
+    "bird",
+    "number",
+    "string",
+    "function",
+    "the",
+    "of",
+    "in",
+    "a",
+    "to",
+    "and",
+    "is",
+    "c++",
+    "don't",
+    "3.5",
+]
 QUERIES = ["people in berlin", "the of a", "cat dog", "c++ function", "don't", "3.5", "nothing of this", "berlin"]
 
 
@@ -86,7 +106,7 @@ def history(store: SqliteStore, seed: int, steps: int = 30) -> None:
 
 def check_history(folder: Path, seed: int, monkeypatch_dead: int = 5) -> int:
     """Compare a store with a past with one made afresh; returns how many documents they have."""
-    sqlite_store.DEAD_SLOTS = monkeypatch_dead  # the file of vectors is made anew now and then
+    sqlite_writer.DEAD_SLOTS = monkeypatch_dead  # the file of vectors is made anew now and then
     with (
         SqliteStore(folder / f"old{seed}.sqlite", FINGERPRINT, read_only=False) as old,
         SqliteStore(folder / f"new{seed}.sqlite", FINGERPRINT, read_only=False) as new,
@@ -115,7 +135,7 @@ def check_history(folder: Path, seed: int, monkeypatch_dead: int = 5) -> int:
 def test_scores_after_any_history_are_those_of_a_store_made_afresh(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_store, "DEAD_SLOTS", 5)
+    monkeypatch.setattr(sqlite_writer, "DEAD_SLOTS", 5)
     assert check_history(tmp_path, seed) > 0
 
 

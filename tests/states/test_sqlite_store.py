@@ -251,7 +251,7 @@ def test_all_differing_fields_are_listed_and_newer_formats_refused() -> None:
 def test_writers_take_turns_and_readers_need_not(path: Path, store: SqliteStore) -> None:
     with SqliteStore(path, FINGERPRINT, read_only=False, lock_timeout=0.05) as second:
         put(store, {"a": 1})
-        with pytest.raises(StoreLockedError, match="another writer holds it, for over 0.05 s"):
+        with pytest.raises(StoreLockedError, match=r"another writer holds it, for over 0\.05 s"):
             put(second, {"b": 1})
         with pytest.raises(StoreLockedError, match="another writer"):
             second.compact()

@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from mice_st import MiceCrossEncoder
 from mice_st.commands import main as cli
 from mice_st.data.collection import Document
-from mice_st.data.first_stage import BM25
 from mice_st.states import ranking
 from mice_st.states.encoding import encode_corpus
 from mice_st.states.engines import open_store
 from mice_st.states.errors import StoreCorruptError, StoreError, StoreMismatchError, UnknownDocumentError
 from mice_st.states.fingerprint import fingerprint_of
+from mice_st.states.first_stage import find, fuse
 from mice_st.states.passages import tokenize_documents
-from mice_st.states.retrieval import StoreSearch, fuse, search_of
 from mice_st.states.sqlite_store import SqliteStore
 from tests.text_pairs import rank_alike
 
@@ -113,8 +112,8 @@ def test_a_model_without_the_pooled_residual_ranks_and_searches_by_bm25(mice_fol
         with pytest.raises(StoreError, match="put without a pooled vector"):
             store.pooled()
         found = mice_ids(plain.rank(QUERY, store=store))
-        assert found == set(BM25(TEXTS).search({"q": QUERY})["q"])
-        with pytest.raises(ValueError, match="'pooled' needs a model with the pooled residual"):
+        assert found == {id_ for id_, text in TEXTS.items() if set(text.split()) & set(QUERY.split())}
+        with pytest.raises(ValueError, match="'vectors' needs a model with the pooled residual"):
             plain.rank(QUERY, store=store, first_stage="pooled")
 
 
@@ -149,12 +148,12 @@ def pooled_by_hand(mice: MiceCrossEncoder, query: str) -> list[str]:
     return sorted(cosines, key=lambda id_: -cosines[id_])
 
 
-def test_bm25_over_the_store_is_bm25_over_its_texts(mice: MiceCrossEncoder, store: SqliteStore) -> None:
+def test_what_bm25_finds_is_ranked(mice: MiceCrossEncoder, store: SqliteStore) -> None:
+    """The words' own scores are compared with bm25s' in test_search.py."""
     for candidates in (5, 100):
-        right = BM25(TEXTS).search({"q": QUERY}, candidates)["q"]
-        assert search_of(store).bm25(QUERY, candidates) == right
+        found = store.search_words(QUERY, candidates)
         ranked = mice.rank(QUERY, store=store, first_stage="bm25", candidates=candidates)
-        assert ranked == mice.rank(QUERY, store=store, ids=list(right))
+        assert ranked == mice.rank(QUERY, store=store, ids=list(found))
 
 
 def test_pooled_search_is_exact(mice: MiceCrossEncoder, store: SqliteStore) -> None:
@@ -167,7 +166,7 @@ def test_pooled_search_is_exact(mice: MiceCrossEncoder, store: SqliteStore) -> N
     vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
     cosines = F.cosine_similarity(vectors.float(), vector[None], dim=-1).tolist()
     order = sorted(range(len(ids)), key=lambda place: (-round(cosines[place], 6), ids[place]))
-    scores = search_of(store).pooled(vector, 40)
+    scores = store.search_vectors(vector, 40)
     assert list(scores.values()) == pytest.approx([cosines[place] for place in order], abs=1e-5)
     assert {id_: scores[id_] for id_ in ids} == pytest.approx(dict(zip(ids, cosines, strict=True)), abs=1e-5)
 
@@ -177,26 +176,24 @@ def test_both_are_fused_by_reciprocal_rank(mice: MiceCrossEncoder, store: Sqlite
         {"b": 1 / 62 + 1 / 62, "a": 1 / 61, "c": 1 / 61}
     )
     assert list(fuse([{"z": 1.0}, {"y": 1.0}], 1)) == ["y"], "equal scores are ordered by id"
-    search = search_of(store)
-    encoded = ranking.encode_query(mice.module, QUERY)
-    lists = [list(search.bm25(QUERY, 6)), list(search.pooled(mice.mice.pool(encoded)[0], 6))]
+    vector = mice.mice.pool(ranking.encode_query(mice.module, QUERY))[0]
+    lists = [list(store.search_words(QUERY, 6)), list(store.search_vectors(vector, 6))]
     points = {id_: sum(1 / (61 + ids.index(id_)) for ids in lists if id_ in ids) for ids in lists for id_ in ids}
     right = sorted(points, key=lambda id_: (-points[id_], id_))[:6]
-    assert ranking.find_candidates(mice.module, store, QUERY, encoded, "both", 6) == right
+    assert find(store, ("bm25", "vectors"), QUERY, vector, 6).ids == right
     by_default = mice.rank(QUERY, store=store, candidates=6)
     assert by_default == mice.rank(QUERY, store=store, first_stage="both", candidates=6)
     assert mice_ids(by_default) == set(right)
     assert len(mice.rank(QUERY, store=store, first_stage="pooled", candidates=2, top_k=9)) == 9
 
 
-def test_a_search_is_built_once_for_each_open_store(
+def test_a_search_reads_no_row_but_those_it_needs(
     mice: MiceCrossEncoder, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mice.rank(QUERY, store=store)
-    monkeypatch.setattr(SqliteStore, "pooled", None)
+    """Words and vectors are kept in the store: nothing is built from all texts or all rows."""
+    for name in ("pooled", "texts", "ids", "documents_by_key"):
+        monkeypatch.setattr(SqliteStore, name, None)
     assert mice.rank(QUERY, store=store)
-    assert search_of(store) is search_of(store)
-    assert isinstance(search_of(store), StoreSearch)
 
 
 def test_one_row_s_text_is_read_without_the_others(store: SqliteStore, mice: MiceCrossEncoder) -> None:
@@ -231,21 +228,21 @@ def test_contradicting_arguments_are_refused(mice: MiceCrossEncoder, store: Sqli
         mice.rank(QUERY, store=store, ids=["d1"], first_stage="bm25")
     with pytest.raises(ValueError, match="expected a list of ids"):
         mice.rank(QUERY, store=store, ids="d1")
-    with pytest.raises(ValueError, match="must be one of bm25, pooled, both"):
+    with pytest.raises(ValueError, match="must be one of bm25, vectors, pooled, both"):
         mice.rank(QUERY, store=store, first_stage="dense")
 
 
 def test_a_store_of_another_model_is_refused(mice_folder: Path, store: SqliteStore) -> None:
     other = MiceCrossEncoder(str(mice_folder), device="cpu")
     other.max_seq_length = 20
-    with pytest.raises(StoreMismatchError, match="another max_length: stored 32, wanted 20"):
+    with pytest.raises(StoreMismatchError, match="another max_length: made with 32, to be used with 20"):
         other.rank(QUERY, store=store, ids=IDS)
 
 
-def test_an_empty_store_has_nothing_to_search(mice: MiceCrossEncoder, tmp_path: Path) -> None:
+def test_an_empty_store_answers_with_nothing_and_says_so(mice: MiceCrossEncoder, tmp_path: Path) -> None:
     with SqliteStore(tmp_path / "empty.sqlite", fingerprint_of(mice, "fp16"), read_only=False) as store:
-        with pytest.raises(ValueError, match="the store is empty"):
-            mice.rank(QUERY, store=store)
+        found = ranking.rank_store(mice.module, store, QUERY)
+        assert (list(found), found.notes) == ([], ["the store is empty"])
         assert mice.rank(QUERY, store=store, ids=[]) == []
 
 
@@ -331,16 +328,18 @@ def test_encode_store_and_rank_from_the_command_line(
     stopping = [*encode, "--long-documents", "passages", "--shard-documents", 40]
     assert "corpus.jsonl, line 44" in run(capsys, *stopping, status=2)
     how = ["--long-documents", "passages", "--overlap", 8, "--on-error", "skip", "--shard-documents", 10]
+    assert "another index" in run(capsys, *encode, *how, status=2), "the overlap is the store's own"
+    store.unlink()
     printed = run(capsys, *encode, *how)
-    assert "43 documents: 3 added, 40 changed, 0 unchanged; 0 cut, 2 in" in printed
+    assert "43 documents: 43 added, 0 changed, 0 unchanged; 0 cut, 2 in" in printed
     assert "1 bad lines skipped" in printed
     assert "43 unchanged" in run(capsys, *encode, *how)
-    assert "another codec: stored 'int8', wanted 'fp16'" in run(capsys, *encode[:-1], "fp16", status=2)
+    assert "codec: " in run(capsys, *encode[:-1], "fp16", status=2)
 
     info = run(capsys, "store", "info", store)
     assert "documents: 43, " in info
     assert "long documents: 2, in " in info
-    assert "texts: 43; pooled vectors: 43" in info
+    assert "texts: 43 (words by unicode61); metadata: 0; pooled vectors: 43" in info
     assert "  codec: int8\n" in info
     assert "43 sound documents, " in run(capsys, "store", "verify", "--store", store)
     before, after = run(capsys, "store", "compact", store).split(" bytes before, ")

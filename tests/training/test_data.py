@@ -126,7 +126,7 @@ def test_every_relevant_document_makes_a_row_and_none_is_a_negative(recipe: Reci
     ("collection", "message"),
     [
         (Collection("c", {"a": "cat"}, {"q": " "}, {"q": {"a": 1}}), "'q'.*the text of the query is empty"),
-        (Collection("c", {"a": "cat"}, {"q": "dog"}, {"q": {"a": 0}}), "'q': no relevant document"),
+        (Collection("c", {"a": "cat"}, {"q": "dog"}, {"q": {"a": 0}}), "c: no query has a relevant document"),
         (Collection("c", {"a": "cat"}, {"q": "dog"}, {"q": {"a": 1}}), "'q': no document of the corpus is left"),
         (Collection("c", {"a": "cat"}, {}, {}), "no queries"),
     ],

@@ -228,6 +228,25 @@ def test_a_score_that_is_not_finite_names_teacher_query_and_document(
         label(options())
 
 
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_positive_among_its_own_negatives_is_dropped_and_counted(
+    options: Callable[..., LabelJob], processes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = options(processes=processes)
+    rows = [
+        {"query": "who", "positive": "cat", "negatives": ["cat", "a dog in berlin", "cat"]},
+        {"query": "where", "positive": "cat", "negatives": ["cat"]},
+        {"query": "what", "positive": "cat", "negatives": ["a dog in berlin"]},
+    ]
+    Path(made.data[0]).write_text("\n".join(map(json.dumps, rows)))
+    assert label(made) == 2
+    assert [(row["query"], row["negatives"], len(row["scores"])) for row in read(made)] == [
+        ("who", ["a dog in berlin"], 2),
+        ("what", ["a dog in berlin"], 2),
+    ]
+    assert "3 negatives have the text of their row's positive and are dropped; 1 rows have no other" in caplog.text
+
+
 def test_files_that_are_missing_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--teacher", "owner/teacher", "--data", "absent.jsonl", "--output", "o", "--processes", "1"]
     assert cli.main(["label", *arguments]) == 2

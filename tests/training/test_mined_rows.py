@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from mice_st.commands import main as cli
@@ -154,3 +155,52 @@ def test_bad_input_is_one_line(
 ) -> None:
     assert cli.main(["mine", "--data", "absent", "--output", str(tmp_path / "rows.jsonl"), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_query_without_a_relevant_document_is_passed_over_and_counted(
+    options: Callable[..., MineJob], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    queries = {"q": "cat", "r": "dog", "s": "bird", "t": "purrs"}
+    qrels = {"q": {"a": 1}, "r": {"c": 0}, "s": {"d": 1, "a": 0}, "t": {"b": 2}}
+    write_beir(Collection("pets", PETS.corpus, queries, qrels), tmp_path / "pets", "train")
+    with (tmp_path / "pets" / "qrels" / "train.tsv").open("a") as lines:
+        lines.write("r\tgone\t1\n")  # relevant, but no document of the corpus
+    assert mine(options()) == 3
+    assert {row["query"] for row in read(options())} == {"cat", "bird", "purrs"}
+    assert "pets: 1 queries have no relevant document in the corpus and are passed over, the first 'r'" in caplog.text
+    # With a higher threshold only one judgement is left.
+    made = options(relevance_threshold=2, output=str(tmp_path / "two.jsonl"))
+    assert mine(made) == 1
+    assert [row["query"] for row in read(made)] == ["purrs"]
+    with pytest.raises(ValueError, match=r"train\.tsv, line \d+: document 'gone' is not in the corpus"):
+        mine(options(strict=True, output=str(tmp_path / "strict.jsonl")))
+    assert cli.main(["mine", "--data", str(tmp_path / "pets"), "--output", str(tmp_path / "x.jsonl"), "--strict"]) == 2
+
+
+def test_the_query_itself_is_neither_negative_nor_positive(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    corpus = {"1": "Food cat sleeps well", "2": "cat sleeps", "3": "cat purrs", "4": "dog", "twin": "cat sleeps"}
+    qrels = {"1": {"1": 1, "2": 1}, "4": {"4": 1, "3": 1}}
+    made = Collection("debate", corpus, {"1": "cat sleeps well", "4": "cat"}, qrels, {"1": "cat sleeps well"})
+    write_beir(made, tmp_path / "debate", "train")
+    job = MineJob([str(tmp_path / "debate")], str(tmp_path / "rows.jsonl"), negatives=4)
+    mine(job)
+    rows = read(job)
+    assert [(row["query"], row["positive"]) for row in rows] == [
+        ("cat sleeps well", "cat sleeps"),
+        ("cat", "dog"),
+        ("cat", "cat purrs"),
+    ]
+    assert set(rows[0]["negatives"]) == {"cat purrs", "dog"}
+    assert "debate: 1 documents that were found have the text of a relevant one and are no negatives" in caplog.text
+    # Query 4 has document 4's id and another text: only where all equal ids are ignored is it no positive.
+    mine(MineJob(job.data, job.output, negatives=4, ignore_identical_ids=True))
+    assert [row["positive"] for row in read(job)] == ["cat sleeps", "cat purrs"]
+    assert all("dog" not in row["negatives"] for row in read(job)[1:])
+
+
+def test_a_bi_encoder_with_a_score_that_is_no_number_is_refused(embedding_folder: Path, toy: Collection) -> None:
+    model = SentenceTransformer(str(embedding_folder), device="cpu")
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"query '\w+', document '\w+': the score is nan"):
+        search_vectors(model)(toy.corpus, toy.queries, 5)

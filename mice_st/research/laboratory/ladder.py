@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from mice_st.data.first_stage import Run
+from mice_st.data.runs import Run
 from mice_st.evaluation.metrics import RunMetrics
 from mice_st.research.laboratory.experiment import Experiment, Retraining
 from mice_st.research.masking import MaskedCrossEncoder
