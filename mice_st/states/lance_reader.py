@@ -1,46 +1,33 @@
-"""Reading a Lance store: one version for each call, or for all calls within ``reading()``.
-
-Every commit makes a new version. A version whose files were removed meanwhile, which ``compact`` does with old ones, is
-read again as the latest one.
-"""
+"""Reading a Lance store: documents by id, all of them, and those that a search finds; with what its writer has not committed."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
-from .errors import StoreCorruptError, StoreError, StoreMovedError, StoreNotFoundError, UnknownDocumentError
+from .errors import StoreCorruptError, StoreNotFoundError, UnknownDocumentError
 from .lance_files import (
     DOCUMENT_COLUMNS,
-    ROW_COLUMNS,
     ROWS_PER_BATCH,
     STATE_COLUMNS,
-    WORD_COLUMNS,
-    Identity,
     as_columns,
     as_rows,
-    open_dataset,
-    read_identity,
     select_rows,
     translated,
 )
 from .lance_vectors import VectorCache
 from .lance_vectors import search as search_vectors
+from .lance_verify import damaged_documents, verify_lance
+from .lance_versions import LanceVersions
 from .lance_words import Pending, Totals, WordSearch, read_totals
 from .packed import PackedStates
 from .put_checks import check_ids
 from .reports import DamagedDocument, VerifyReport
 from .rows import DocumentRow, Packer, StateRow
-from .store import Entry, Store
+from .store import Entry
 from .where import Where
-
-T = TypeVar("T")
-
-READ_TRIES = 5  # of calls that meet files which are removed meanwhile
 
 _ENTRY_COLUMNS = {
     "id": "id",
@@ -50,14 +37,7 @@ _ENTRY_COLUMNS = {
 }
 
 
-class Pinned(threading.local):
-    """The version that a thread reads, and how many ``reading()`` it is in."""
-
-    dataset: Any = None
-    depth: int = 0
-
-
-class LanceReader(Store):
+class LanceReader(LanceVersions):
     """The reading half of ``LanceStore``; ``Store`` documents each method.
 
     Args:
@@ -66,91 +46,14 @@ class LanceReader(Store):
         storage_options: Credentials and endpoints, as Lance names them.
     """
 
-    _identity: Identity
-
     def __init__(self, uri: str, *, read_only: bool, storage_options: dict[str, str] | None) -> None:
-        super().__init__(uri, read_only=read_only)
-        self.uri = uri
-        self._options = storage_options
-        self._dataset: Any = None  # the newest version that was seen; never changed, only replaced
-        self._opening = threading.Lock()
-        self._pinned = Pinned()
+        super().__init__(uri, read_only=read_only, storage_options=storage_options)
         self._vectors = VectorCache(uri)
         self._totals: tuple[int, Totals] | None = None
         # What waits for a commit; a reader has nothing of it.
         self._puts: dict[str, tuple[StateRow, DocumentRow]] = {}
         self._deletes: set[str] = set()
         self._metadata: dict[str, str | None] = {}
-
-    # Versions
-
-    def _newest(self, anew: bool = False) -> Any:
-        """The latest version, as an object that no other call moves.
-
-        Args:
-            anew: Whether to open the store again, with nothing of what is known of it.
-
-        Raises:
-            StoreMovedError: If the store has another model, or is another one, than when it was opened.
-        """
-        self._check_open()
-        with self._opening, translated(self.uri, "refreshing"):
-            latest = self._dataset.latest_version
-            if latest == self._dataset.version and not anew:
-                return self._dataset
-            # A lower number is that of a store that was put in place of this one.
-            found = None
-            if not anew and latest > self._dataset.version:
-                with suppress(StoreNotFoundError), translated(self.uri, "refreshing"):  # removed a moment ago
-                    found = self._dataset.checkout_version(latest)
-            if found is None:
-                found = open_dataset(self.uri, self._options)
-            self._check_identity(read_identity(found, self.uri))
-            self._dataset = found
-            return found
-
-    def _check_identity(self, found: Identity) -> None:
-        if found.name != self._identity.name:
-            raise StoreMovedError(
-                f"{self.uri}: another store was put in place of the one that was opened; open it anew"
-            )
-        if found.fingerprint != self._identity.fingerprint:
-            model = found.settings.model or "a model without a name"
-            raise StoreMovedError(f"{self.uri}: the store was moved to another model, {model}; open it anew")
-        self._settings = found.settings
-        self._identity = found
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """While it lasts, this thread reads one version: the latest when it began.
-
-        If the files of that version are removed meanwhile, which takes a ``compact`` with a short ``keep_versions``, the
-        latest one is read from then on.
-        """
-        pinned = self._pinned
-        if not pinned.depth:
-            pinned.dataset = self._newest()
-        pinned.depth += 1
-        try:
-            yield
-        finally:
-            pinned.depth -= 1
-            if not pinned.depth:
-                pinned.dataset = None
-
-    def refresh(self) -> None:
-        """Does nothing that a call would not do by itself: every call sees the latest commit."""
-        self._newest()
-
-    def _read(self, task: Callable[[Any], T]) -> T:
-        """Carry out one read on this thread's version; on the latest one, if files of the other are gone."""
-        with self.reading():
-            for _ in range(READ_TRIES - 1):
-                try:
-                    return task(self._pinned.dataset)
-                except StoreNotFoundError:
-                    self._pinned.dataset = self._newest(anew=True)
-            return task(self._pinned.dataset)
 
     # Documents by id
 
@@ -313,54 +216,8 @@ class LanceReader(Store):
 
     def verify(self) -> VerifyReport:
         """Read and check every row, and that its words are those of its text; what waits for a commit too."""
-        problems: list[str] = []
-        documents = tokens = 0
-        try:
-            for row, problem in self._checked_rows():
-                documents += problem is None
-                tokens += row["n_tokens"] if problem is None else 0
-                problems += [] if problem is None else [problem]
-        except StoreError as error:
-            problems.append(str(error))
-        return self._verify_report(documents, tokens, problems)
+        return self._verify_report(*verify_lance(self))
 
     def damaged(self) -> list[DamagedDocument]:
         """Documents whose rows are not as they were written, or that have two."""
-        found: dict[str, DamagedDocument] = {}
-        for row, problem in self._checked_rows():
-            if problem is not None:
-                text = metadata = None
-                try:
-                    light = DocumentRow(*(row[column] for column in DOCUMENT_COLUMNS))
-                    self._format.check_document(light)
-                    text, metadata = light.text, light.metadata
-                except StoreCorruptError:
-                    pass  # the text cannot be trusted either
-                found[row["id"]] = DamagedDocument(row["id"], None, text, metadata)
-        return list(found.values())
-
-    def _checked_rows(self) -> Iterator[tuple[dict[str, Any], str | None]]:
-        """Every row, and what is wrong with it."""
-        seen: set[str] = set()
-        for values in self._rows(ROW_COLUMNS):
-            row = dict(zip(ROW_COLUMNS, values, strict=True))
-            try:
-                if row["id"] in seen:
-                    raise StoreCorruptError(f"document {row['id']!r} is stored twice")
-                self._check_row(row)
-            except StoreCorruptError as error:
-                yield row, str(error)
-            else:
-                yield row, None
-            seen.add(row["id"])
-
-    def _check_row(self, row: Mapping[str, Any]) -> None:
-        state = StateRow(*(row[column] for column in STATE_COLUMNS))
-        light = DocumentRow(*(row[column] for column in DOCUMENT_COLUMNS))
-        self._format.check_state(state, state.id)
-        self._format.check_document(light)
-        right = as_columns(state, light, self._settings.tokenizer)
-        if any(row[column] != right[column] for column in WORD_COLUMNS):
-            raise StoreCorruptError(
-                f"document {state.id!r}: its words are not those of its text; `repair` makes them anew"
-            )
+        return damaged_documents(self)

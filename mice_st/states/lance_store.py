@@ -8,41 +8,35 @@ writers stay apart.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from datetime import timedelta
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Any
 
-from .errors import StoreError, StoreLockedError, StoreNotFoundError
+from .errors import StoreError, StoreNotFoundError
 from .identity import Fingerprint, StoreSettings, Tokenizer
 from .lance_commit import (
     LOCK_SECONDS,
     create_dataset,
-    overwrite,
     replace_rows,
     taking_turns,
     until_it_follows,
     write_rows,
 )
-from .lance_extra import pa
 from .lance_files import (
     DOCUMENT_COLUMNS,
     STATE_COLUMNS,
     Identity,
-    as_rows,
     as_table,
     new_identity,
     open_dataset,
     read_identity,
-    schema,
     select_rows,
-    size_in_bytes,
     translated,
 )
 from .lance_migration import LanceMigration, drop_migration
 from .lance_reader import LanceReader
+from .lance_upkeep import compact_lance, copy_lance, rebuild_words
 from .migration import Migration
 from .reports import CompactReport
 from .rows import DocumentRow, StateRow, read_pooled
@@ -51,8 +45,6 @@ from .store import Change, Entry
 logger = logging.getLogger(__name__)
 
 KEEP_VERSIONS = timedelta(days=7)  # longer than any reader lives; Lance itself keeps unfinished writes for as long
-COMPACT_TRIES = 5
-INDEXES = {"id": "BTREE", "words": "LABEL_LIST"}
 
 
 class LanceStore(LanceReader):
@@ -212,87 +204,18 @@ class LanceStore(LanceReader):
         """
         self._refuse_uncommitted("compacting")
         with self._writing, taking_turns(self.uri, self._lock_timeout):
-            for number in range(COMPACT_TRIES):
-                try:
-                    with translated(self.uri, "compacting"):
-                        return self._compact()
-                except StoreLockedError:
-                    if number == COMPACT_TRIES - 1:
-                        raise
-        raise AssertionError  # the last try returned or raised
-
-    def _compact(self) -> CompactReport:
-        newest = self._newest()
-        before = size_in_bytes(newest)
-        dataset = newest.checkout_version(newest.version)  # what follows moves this object from version to version
-        self._index(dataset)  # before the files, for Lance merges no indexed rows with others
-        dataset.optimize.compact_files()
-        dataset.cleanup_old_versions(older_than=self._keep_versions)
-        return CompactReport(before, size_in_bytes(dataset))
-
-    def _index(self, dataset: Any) -> None:
-        """Bring the indexes up to date; rows that they lack would be found as well, but slower."""
-        if not dataset.count_rows():
-            return
-        present = {index.name for index in dataset.describe_indices()}
-        for column, kind in INDEXES.items():
-            if f"{column}_idx" not in present:
-                dataset.create_scalar_index(column, kind, name=f"{column}_idx")
-        dataset.optimize.optimize_indices()
+            return compact_lance(self, self._keep_versions)
 
     def rebuild_first_stage(self, tokenizer: str | None = None) -> None:
         """Write all rows anew, each with the words of its text, and commit. Vectors are read from the rows themselves."""
         self._refuse_uncommitted("rebuilding the first stage")
-        if tokenizer is not None:
-            replace(self._settings, tokenizer=tokenizer)  # type: ignore[arg-type]  # refuses what is none
-
-        def attempt(newest: Any) -> None:
-            identity = read_identity(newest, self.uri)
-            if tokenizer is not None:
-                identity = identity._replace(settings=replace(identity.settings, tokenizer=tokenizer))  # type: ignore[arg-type]  # checked above
-            fragments = write_rows(self.uri, self._anew(newest, identity), identity, self._options, "overwrite")
-            overwrite(self.uri, newest.version, identity, fragments, self._options)
-
         with self._writing, taking_turns(self.uri, self._lock_timeout):
-            until_it_follows(self.uri, self._newest, attempt, "rebuilding the first stage")
-            newest = self._newest()
-            with translated(self.uri, "indexing"):
-                self._index(newest.checkout_version(newest.version))
-
-    def _anew(self, dataset: Any, identity: Identity) -> Any:
-        """All rows of a version as a reader of batches, with the words of their texts."""
-
-        def batches() -> Iterator[Any]:
-            columns = [*STATE_COLUMNS, *DOCUMENT_COLUMNS[3:]]
-            for batch in self._batches(dataset, columns):
-                rows = [
-                    (StateRow._make(v[: len(STATE_COLUMNS)]), DocumentRow._make((*v[:3], *v[len(STATE_COLUMNS) :])))
-                    for v in as_rows(batch, columns)
-                ]
-                yield from as_table(rows, identity).to_batches()
-
-        return pa.RecordBatchReader.from_batches(schema(identity), batches())
+            rebuild_words(self, tokenizer)
 
     def backup(self, path: str) -> None:
-        """Write a copy of the latest commit, compacted, beside or elsewhere; ``path`` may be an object store's."""
+        """Write a copy of the latest commit, compacted; ``path`` may be an object store's."""
         self._check_open()
-        options = self._options if "://" in path else None
-        try:
-            open_dataset(path, options)
-        except StoreNotFoundError:
-            if "://" not in path and Path(path).exists():
-                raise FileExistsError(f"{path}: there is something already") from None
-        else:
-            raise FileExistsError(f"{path}: there is a store already")
-
-        def copy(dataset: Any) -> None:
-            identity = new_identity(self._fingerprint, read_identity(dataset, self.uri).settings)
-            created = create_dataset(path, identity, options)
-            fragments = write_rows(path, self._anew(dataset, identity), identity, options, "overwrite")
-            overwrite(path, created.version, identity, fragments, options)
-
-        with translated(self.uri, f"copying to {path}"):
-            self._read(copy)
+        copy_lance(self, path)
 
     def begin_migration(self, fingerprint: Fingerprint, settings: StoreSettings) -> Migration:
         """Begin to move the store to another model, or go on with it; new states wait in ``<uri>.next``."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 pytest.importorskip("lance")
 
 import lance
+import pyarrow as pa  # type: ignore[import-untyped]
 
 from mice_st.states import lance_words
 from mice_st.states.engines import open_store, upgrade_store
@@ -48,12 +51,9 @@ def as_sqlite(store: Store, folder: Path, tokenizer: Tokenizer = "unicode61") ->
     settings = StoreSettings(tokenizer=tokenizer)
     other = SqliteStore(folder / f"{Random().random()}.sqlite", FINGERPRINT, read_only=False, settings=settings)
     rows = list(store.checked_documents())
+    metadata = {row.id: json.loads(row.metadata) for row in rows if row.metadata is not None}
     if rows:
-        put_texts(
-            other,
-            {row.id: row.text or "" for row in rows},
-            metadata=dict(zip([r.id for r in rows], store.metadata([r.id for r in rows]), strict=True)),
-        )  # type: ignore[arg-type]
+        put_texts(other, {row.id: row.text or "" for row in rows}, metadata=metadata)
     other.commit()
     return other
 
@@ -320,6 +320,7 @@ def test_a_backup_is_a_store_of_its_own(path: Path, tmp_path: Path, store: Lance
         opened.delete(["a"])
     store.commit()
     assert contents(store) == {"a": 1, "b": 2, "c": 3}
+    assert not list(tmp_path.glob("*.next"))
     with pytest.raises(FileExistsError, match=r"copy\.lance"):
         store.backup(str(copy))
     (tmp_path / "folder.lance").mkdir()
@@ -439,11 +440,6 @@ def contents_5(store: LanceStore) -> dict[str, int]:
 
 def as_version_1(path: Path, versions: dict[str, int]) -> None:
     """A store as version 1 wrote it, by the rules of version 1: no metadata, no settings, and CRCs without them."""
-    import json
-    import zlib
-
-    import pyarrow as pa  # type: ignore[import-untyped]
-
     line = json.dumps(json.loads(FINGERPRINT.to_json()) | {"format_version": 1}, sort_keys=True)
     seed = zlib.crc32(line.encode())
     rows = []

@@ -286,7 +286,7 @@ def damage_many(path: Path, times: int) -> None:
 
 
 def test_damaged_files_never_return_a_wrong_state(path: Path) -> None:
-    damage_many(path, 60)
+    damage_many(path, 30)
 
 
 @pytest.mark.slow

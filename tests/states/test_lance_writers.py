@@ -131,7 +131,7 @@ def test_processes_on_s3_lose_nothing(s3: LoopbackS3) -> None:
 def meets(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) -> list[int]:
     """Let something happen between the moment a commit looks at the latest version and the moment it is made, once."""
     tries: list[int] = []
-    real = lance_store.replace_rows
+    real = lance_commit.replace_rows
 
     def slowly(dataset: Any, *arguments: Any) -> Any:
         tries.append(dataset.version)
