@@ -73,7 +73,7 @@ def upgrade_store(path: str | PathLike[str]) -> int:
     """
     name = fspath(path)
     if name.startswith(("s3://", "gs://")) or name.rstrip("/").endswith(".lance"):
-        from .lance_store import upgrade_lance  # late: needs an extra
+        from .lance_upgrade import upgrade_lance  # late: needs an extra
 
         return upgrade_lance(name)
     if not Path(name).exists():

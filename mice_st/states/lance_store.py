@@ -1,65 +1,73 @@
 """Document states in Lance: a local folder, ``s3://`` or ``gs://``, several writers at once. Needs the extra ``lance``.
 
 Rows and their CRC-32 are those of the SQLite store: a reader of Lance's files checks no checksum of its own, so ours is
-mandatory. Every commit makes a new version, and a reader keeps to the version that it opened until it calls
-``refresh``.
+mandatory. Every commit makes one new version; ``lance_reader.py`` says which one is read, ``lance_commit.py`` how two
+writers stay apart.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from os import PathLike, fspath
+from typing import Any
 
-from .errors import StoreCorruptError, StoreError, UnknownDocumentError
-from .identity import Fingerprint
+from .errors import StoreError, StoreNotFoundError
+from .identity import Fingerprint, StoreSettings, Tokenizer
+from .lance_commit import (
+    LOCK_SECONDS,
+    create_dataset,
+    replace_rows,
+    taking_turns,
+    until_it_follows,
+    write_rows,
+)
 from .lance_files import (
     DOCUMENT_COLUMNS,
-    IDS_PER_QUERY,
     STATE_COLUMNS,
-    as_columns,
-    as_rows,
+    Identity,
     as_table,
-    id_filter,
+    new_identity,
     open_dataset,
-    read_fingerprint,
+    read_identity,
     select_rows,
-    size_in_bytes,
     translated,
 )
-from .packed import PackedStates
-from .put_checks import check_ids
-from .reports import CompactReport, VerifyReport
-from .rows import DocumentRow, Packer, StateRow
-from .store import Change, Entry, Store
+from .lance_migration import LanceMigration, drop_migration
+from .lance_reader import LanceReader
+from .lance_upkeep import compact_lance, copy_lance, rebuild_words
+from .migration import Migration
+from .reports import CompactReport
+from .rows import DocumentRow, StateRow, read_pooled
+from .store import Change, Entry
 
 logger = logging.getLogger(__name__)
 
 KEEP_VERSIONS = timedelta(days=7)  # longer than any reader lives; Lance itself keeps unfinished writes for as long
-CONFLICT_RETRIES = 100
-RETRY_TIME = timedelta(minutes=10)
-SCAN_ROWS = 256
 
 
-class LanceStore(Store):
+class LanceStore(LanceReader):
     """Document states in a Lance dataset; ``Store`` documents each method.
 
-    There is no lock: writers retry when they conflict, and of two that put the same id the later one wins. What is put
-    waits in memory for ``commit``; if that fails it still waits, and ``commit`` may be called again. Open it anew after
-    a fork.
+    Any number of objects, threads and processes may write. What is put or deleted waits in memory for ``commit``; of two
+    writers that put the same id the later commit wins, and a ``commit`` that fails may be called again. Open it anew
+    after a fork.
 
     Args:
         uri: A folder, or an ``s3://`` or ``gs://`` address.
         fingerprint: What the states must have been made by; None accepts what the store holds, and cannot create one.
         read_only: Whether only to read.
+        settings: What a new store keeps beside its fingerprint.
         storage_options: Credentials and endpoints, as Lance names them.
-        keep_versions: Age at which ``compact`` removes old versions; longer than any reader lives.
+        keep_versions: Age at which ``compact`` removes old versions. A call that reads one of them meanwhile starts anew
+            with the latest.
+        lock_timeout: Seconds to wait for other writers of a local store.
 
     Raises:
         StoreNotFoundError: If there is no store, and ``read_only`` is set or there is no fingerprint to create it with.
         StoreMismatchError: If the states were made by something else.
+        StoreVersionError: If another version of the format wrote it.
         StoreCorruptError: If this is no store, or a damaged one.
     """
 
@@ -69,179 +77,163 @@ class LanceStore(Store):
         fingerprint: Fingerprint | None,
         *,
         read_only: bool,
+        settings: StoreSettings | None = None,
         storage_options: dict[str, str] | None = None,
         keep_versions: timedelta = KEEP_VERSIONS,
+        lock_timeout: float = LOCK_SECONDS,
     ) -> None:
-        self.uri = fspath(uri)
-        super().__init__(self.uri, read_only=read_only)
+        super().__init__(fspath(uri), read_only=read_only, storage_options=storage_options)
         self._keep_versions = keep_versions
-        self._puts: dict[str, tuple[StateRow, DocumentRow]] = {}
-        self._deletes: set[str] = set()
-        self._dataset = open_dataset(self.uri, None if read_only else fingerprint, storage_options)
-        self._bind(read_fingerprint(self._dataset, self.uri), fingerprint)
+        self._lock_timeout = lock_timeout
+        wanted = settings or StoreSettings()
+        try:
+            self._dataset = open_dataset(self.uri, storage_options)
+        except StoreNotFoundError:
+            if fingerprint is None or read_only:
+                raise
+            with translated(self.uri, "creating"):
+                self._dataset = create_dataset(self.uri, new_identity(fingerprint, wanted), storage_options)
+        self._identity = read_identity(self._dataset, self.uri)
+        self._bind(self._identity.fingerprint, self._identity.settings, fingerprint, wanted.model)
 
-    @contextmanager
-    def _lance(self, doing: str) -> Iterator[None]:
-        """Let only the store's own exceptions out of a block that uses Lance."""
-        self._check_open()
-        with translated(self.uri, doing):
-            yield
-
-    # Reading
-
-    def refresh(self) -> None:
-        """See what other writers have committed since this store was opened or last refreshed."""
-        with self._lance("refreshing"):
-            self._dataset.checkout_latest()
-
-    def _select(self, ids: Sequence[str], columns: Mapping[str, str]) -> dict[str, tuple]:
-        """Rows by id as they are on disk; nothing of what waits for a commit."""
-        self._check_open()
-        return select_rows(self._dataset, self.uri, ids, columns)
-
-    def get(self, ids: Sequence[str]) -> PackedStates:
-        """States of documents in the order of ``ids``; all from one version."""
-        check_ids(ids)
-        rows = {id_: self._puts[id_][0] for id_ in ids if id_ in self._puts}
-        on_disk = [id_ for id_ in ids if id_ not in rows and id_ not in self._deletes]
-        rows |= {
-            id_: StateRow._make(row)
-            for id_, row in self._select(on_disk, {name: name for name in STATE_COLUMNS}).items()
-        }
-        unknown = [id_ for id_ in ids if id_ not in rows]
-        if unknown:
-            raise UnknownDocumentError(unknown)
-        packer = Packer(self._format)
-        for id_ in ids:
-            self._format.check_state(rows[id_], id_)
-            packer.add(rows[id_])
-        return packer.packed()
-
-    def _entries(self, ids: Sequence[str]) -> list[Entry]:
-        check_ids(ids)
-        columns = {
-            "id": "id",
-            "content_hash": "content_hash",
-            "text": "text IS NOT NULL",
-            "pooled": "pooled IS NOT NULL",
-        }
-        stored = self._select(ids, columns)
-        entries = []
-        for id_ in ids:
-            entry = Entry(id_, None, False, False, None)
-            if id_ in self._puts:
-                light = self._puts[id_][1]
-                entry = Entry(id_, light.content_hash, light.text is not None, light.pooled is not None, None)
-            elif id_ in stored and id_ not in self._deletes:
-                entry = Entry._make((*stored[id_], None))
-            entries.append(entry)
-        return entries
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self._rows(["id"]))
-
-    def _rows(self, columns: list[str]) -> Iterator[tuple]:
-        """Rows of all documents: those on disk in Lance's order, then those that wait."""
-        with self._lance("reading"):
-            batches = self._dataset.to_batches(columns=columns, batch_size=SCAN_ROWS)
-        while True:
-            with self._lance("reading"):
-                batch = next(batches, None)
-                if batch is None:
-                    break
-                rows = as_rows(batch, columns)
-            yield from (row for row in rows if row[0] not in self._puts and row[0] not in self._deletes)
-        for state, light in list(self._puts.values()):
-            values = as_columns(state, light)
-            yield tuple(values[column] for column in columns)
-
-    def _documents(self, ids: Sequence[str] | None = None) -> Iterator[DocumentRow]:
-        if ids is None:
-            return (DocumentRow._make(values) for values in self._rows(DOCUMENT_COLUMNS))
-        check_ids(ids)
-        rows = {id_: self._puts[id_][1] for id_ in ids if id_ in self._puts}
-        on_disk = [id_ for id_ in ids if id_ not in rows and id_ not in self._deletes]
-        columns = {name: name for name in DOCUMENT_COLUMNS}
-        rows |= {id_: DocumentRow._make(row) for id_, row in self._select(on_disk, columns).items()}
-        unknown = [id_ for id_ in ids if id_ not in rows]
-        if unknown:
-            raise UnknownDocumentError(unknown)
-        return (rows[id_] for id_ in ids)
-
-    # Writing
+    # Changes
 
     def _write(self, changes: Sequence[Change]) -> None:
+        self._check_widths([change.document for change in changes])
         for entry, state, document in changes:
             self._puts[entry.id] = (state, document)
             self._deletes.discard(entry.id)
+            self._metadata.pop(entry.id, None)
+
+    def _check_widths(self, documents: Sequence[DocumentRow]) -> None:
+        """Pooled vectors must be as wide as those that the store has.
+
+        Raises:
+            ValueError: If one is not; names it.
+        """
+        with_vector = [(row.id, read_pooled(row.pooled).size) for row in documents if row.pooled is not None]
+        if not with_vector:
+            return
+        known = next((light.pooled for _, light in self._puts.values() if light.pooled is not None), None)
+        if known is None:
+            known = self._read(self._any_vector)
+        width = with_vector[0][1] if known is None else read_pooled(known).size
+        for id_, size in with_vector:
+            if size != width:
+                raise ValueError(f"document {id_!r}: pooled vector of {size} values, others have {width}")
+
+    def _any_vector(self, dataset: Any) -> bytes | None:
+        with translated(self.uri, "reading"):
+            found = dataset.scanner(columns=["pooled"], filter="pooled IS NOT NULL", limit=1).to_table()
+        return found["pooled"][0].as_py() if found.num_rows else None
 
     def _remove(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
             self._puts.pop(entry.id, None)
+            self._metadata.pop(entry.id, None)
             self._deletes.add(entry.id)
 
+    def _set_metadata(self, entries: Sequence[Entry], metadata: Sequence[str | None]) -> None:
+        for entry, line in zip(entries, metadata, strict=True):
+            if entry.id in self._puts:
+                state, light = self._puts[entry.id]
+                self._puts[entry.id] = (state, self._format.signed(light._replace(metadata=line)))
+            else:
+                self._metadata[entry.id] = line
+
+    @property
+    def _waiting(self) -> bool:
+        return bool(self._puts or self._deletes or self._metadata)
+
     def commit(self) -> None:
-        """Make everything put and deleted so far a new version (two, if there is both)."""
+        """Make everything put and deleted so far one new version.
+
+        Raises:
+            StoreMovedError: If the store was moved to another model meanwhile; what was put waits on, and does not fit.
+            StoreLockedError: If other writers were faster again and again.
+        """
         self._check_writable()
-        with self._lance("committing"):
-            deletes = sorted(self._deletes)
-            for start in range(0, len(deletes), IDS_PER_QUERY):
-                part = deletes[start : start + IDS_PER_QUERY]
-                self._dataset.delete(id_filter(part), conflict_retries=CONFLICT_RETRIES, retry_timeout=RETRY_TIME)
-                self._deletes -= set(part)
-            if self._puts:
-                merge = self._dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-                merge.conflict_retries(CONFLICT_RETRIES).retry_timeout(RETRY_TIME).execute(
-                    as_table(list(self._puts.values()), self._fingerprint)
-                )
-                self._puts.clear()
-            self._dataset.checkout_latest()
+        if not self._waiting:
+            return
+        written: dict[Tokenizer, list[Any]] = {}
+
+        def attempt(newest: Any) -> None:
+            identity = read_identity(newest, self.uri)
+            tokenizer = identity.settings.tokenizer
+            if tokenizer not in written:
+                written[tokenizer] = self._write_rows(list(self._puts.values()), identity)
+            changed = self._changed_rows(newest)
+            ids = [*self._puts, *self._deletes, *(state.id for state, _ in changed)]
+            fragments = [*written[tokenizer], *self._write_rows(changed, identity)]
+            replace_rows(newest, ids, fragments, identity, self._options)
+
+        with self._writing, taking_turns(self.uri, self._lock_timeout):
+            until_it_follows(self.uri, self._newest, attempt, "committing")
+            self._puts.clear()
+            self._deletes.clear()
+            self._metadata.clear()
+
+    def _write_rows(self, rows: Sequence[tuple[StateRow, DocumentRow]], identity: Identity) -> list[Any]:
+        return write_rows(self.uri, as_table(rows, identity), identity, self._options) if rows else []
+
+    def _changed_rows(self, dataset: Any) -> list[tuple[StateRow, DocumentRow]]:
+        """Whole rows, as they are in a version, with the metadata that wait for them; without documents that are gone."""
+        columns = [*STATE_COLUMNS, *DOCUMENT_COLUMNS[3:]]
+        found = select_rows(dataset, self.uri, list(self._metadata), {name: name for name in columns})
+        rows = []
+        for values in found.values():
+            state = StateRow._make(values[: len(STATE_COLUMNS)])
+            light = DocumentRow._make((*values[:3], *values[len(STATE_COLUMNS) :]))
+            self._format.check_state(state, state.id)
+            rows.append((state, self._with_metadata(light)))
+        return rows
+
+    # The whole store
+
+    def _refuse_uncommitted(self, what: str) -> None:
+        self._check_writable()
+        if self._waiting:
+            raise StoreError(f"{self.uri}: commit before {what}")
 
     def compact(self) -> CompactReport:
-        """Merge small files, index ids, and remove versions older than ``keep_versions``; readers of those would fail."""
-        self._check_writable()
-        if self._puts or self._deletes:
-            raise StoreError(f"{self.uri}: commit before compacting")
-        with self._lance("compacting"):
-            before = size_in_bytes(self._dataset)
-            self._dataset.checkout_latest()
-            self._dataset.optimize.compact_files()
-            if self._dataset.describe_indices():
-                self._dataset.optimize.optimize_indices()
-            elif self._dataset.count_rows():
-                self._dataset.create_scalar_index("id", "BTREE")
-            self._dataset.cleanup_old_versions(older_than=self._keep_versions)
-            return CompactReport(before, size_in_bytes(self._dataset))
+        """Merge small files, index ids and words, and remove versions older than ``keep_versions``.
 
-    # Checking and closing
+        Raises:
+            StoreLockedError: If other writers of an object store were at work each time it was tried; those of a local
+                store wait.
+        """
+        self._refuse_uncommitted("compacting")
+        with self._writing, taking_turns(self.uri, self._lock_timeout):
+            return compact_lance(self, self._keep_versions)
 
-    def verify(self) -> VerifyReport:
-        """Read and check every row of this version."""
-        problems: list[str] = []
-        seen: set[str] = set()
-        tokens = 0
-        columns = [*STATE_COLUMNS, *DOCUMENT_COLUMNS[3:]]
-        try:
-            for values in self._rows(columns):
-                state = StateRow._make(values[:7])
-                try:
-                    if state.id in seen:
-                        raise StoreCorruptError(f"document {state.id!r} is stored twice")
-                    self._format.check_state(state, state.id)
-                    self._format.check_document(DocumentRow._make((*values[:3], *values[7:])))
-                    seen.add(state.id)
-                    tokens += state.n_tokens
-                except StoreError as error:
-                    problems.append(str(error))
-        except StoreError as error:
-            problems.append(str(error))
-        return self._verify_report(len(seen), tokens, problems)
+    def rebuild_first_stage(self, tokenizer: str | None = None) -> None:
+        """Write all rows anew, each with the words of its text, and commit. Vectors are read from the rows themselves."""
+        self._refuse_uncommitted("rebuilding the first stage")
+        with self._writing, taking_turns(self.uri, self._lock_timeout):
+            rebuild_words(self, tokenizer)
+
+    def backup(self, path: str) -> None:
+        """Write a copy of the latest commit, compacted; ``path`` may be an object store's."""
+        self._check_open()
+        copy_lance(self, path)
+
+    def begin_migration(self, fingerprint: Fingerprint, settings: StoreSettings) -> Migration:
+        """Begin to move the store to another model, or go on with it; new states wait in ``<uri>.next``."""
+        self._refuse_uncommitted("a migration")
+        return LanceMigration(self, fingerprint, settings)
+
+    def abandon_migration(self) -> None:
+        """Remove what a migration that was begun has written."""
+        self._refuse_uncommitted("a migration")
+        drop_migration(self.uri, self._options)
 
     def close(self) -> None:
         """Let go of the dataset; what is uncommitted is dropped, with a warning. Closing twice is allowed."""
-        if not self._closed and (self._puts or self._deletes):
+        if not self._closed and self._waiting:
             logger.warning("%s: closed with uncommitted changes, which are dropped", self.uri)
         self._closed = True
         self._puts.clear()
         self._deletes.clear()
+        self._metadata.clear()
+        self._vectors.forget()
         self._dataset = None

@@ -20,9 +20,9 @@ FTS5_TOKENIZERS: dict[Tokenizer, str] = {
 TRIGRAM = 3
 
 # Han, with its extensions, compatibility forms and iteration mark; Hiragana; Katakana, half-width too.
-_SINGLE = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
-_NEIGHBOURS = re.compile(f"(?<=[{_SINGLE}])(?=.)|(?<=.)(?=[{_SINGLE}])", re.DOTALL)
-_RUN = re.compile(f"[{_SINGLE}]+|[^{_SINGLE}]+")
+SINGLE = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+_NEIGHBOURS = re.compile(f"(?<=[{SINGLE}])(?=.)|(?<=.)(?=[{SINGLE}])", re.DOTALL)
+_RUN = re.compile(f"[{SINGLE}]+|[^{SINGLE}]+")
 
 
 def indexed_text(text: str, tokenizer: Tokenizer) -> str:
@@ -39,19 +39,19 @@ def query_terms(query: str, tokenizer: Tokenizer) -> list[str]:
         tokenizer: Of the index.
     """
     words: list[str] = []
-    for word in re.findall(r"\S+", "".join(c if _is_word(c) else " " for c in query)):
+    for word in re.findall(r"\S+", "".join(c if is_word(c) else " " for c in query)):
         if tokenizer == "trigram":
             words += [word] if len(word) >= TRIGRAM else []
             continue
         for run in _RUN.findall(word):
-            if not re.match(f"[{_SINGLE}]", run) or len(run) == 1:
+            if not re.match(f"[{SINGLE}]", run) or len(run) == 1:
                 words.append(run)
             else:
                 words += [f"{run[place]} {run[place + 1]}" for place in range(len(run) - 1)]
     return list({word.lower(): word for word in reversed(words)}.values())[::-1]  # FTS5 folds case itself
 
 
-def _is_word(character: str) -> bool:
+def is_word(character: str) -> bool:
     """Whether ``unicode61``, as the index is set, takes a character for part of a word."""
     category = unicodedata.category(character)
     return category[0] in "LN" or category in ("Co", "Mn", "Mc") or character in "+#"
