@@ -88,7 +88,8 @@ def read_identity(dataset: Any, uri: str) -> Identity:
         StoreCorruptError: If they are damaged or this is no store.
         StoreVersionError: If another version of the format wrote it.
     """
-    stored = {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
+    with translated(uri, "reading its fingerprint"):
+        stored = {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
     fingerprint = stored.get("mice_st.fingerprint", "")
     settings, name = stored.get("mice_st.settings", ""), stored.get("mice_st.name", "")
     first_format = not settings and stored.get("mice_st.crc") == str(_crc(fingerprint))  # version 1 had no settings

@@ -37,7 +37,7 @@ from .lance_files import (
 )
 from .lance_migration import LanceMigration, drop_migration
 from .lance_reader import LanceReader
-from .lance_upkeep import compact_lance, copy_lance, rebuild_words
+from .lance_upkeep import compact_lance, copy_lance, index_new_rows, rebuild_words
 from .migration import Migration
 from .reports import CompactReport
 from .rows import DocumentRow, StateRow, read_pooled
@@ -176,6 +176,8 @@ class LanceStore(LanceReader):
             self._puts.clear()
             self._deletes.clear()
             self._metadata.clear()
+            with translated(self.uri, "indexing"):
+                index_new_rows(self)
 
     def _write_rows(self, rows: Sequence[tuple[StateRow, DocumentRow]], identity: Identity) -> list[Any]:
         return write_rows(self.uri, as_table(rows, identity), identity, self._options) if rows else []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import StoreLockedError, StoreNotFoundError
+from .errors import StoreError, StoreLockedError, StoreNotFoundError
 from .lance_commit import Superseded, overwrite, until_it_follows, write_rows
 from .lance_extra import pa
 from .lance_files import (
@@ -30,7 +31,10 @@ from .rows import DocumentRow, StateRow
 if TYPE_CHECKING:
     from .lance_store import LanceStore
 
+logger = logging.getLogger(__name__)
+
 COMPACT_TRIES = 5
+NEW_ROWS = 10_000  # without an index; a search for words reads them all, in some 20 ms for each word
 INDEXES = {"id": "BTREE", "words": "LABEL_LIST"}
 
 
@@ -54,6 +58,19 @@ def _compact(store: LanceStore, keep_versions: timedelta) -> CompactReport:
     dataset.optimize.compact_files()
     dataset.cleanup_old_versions(older_than=keep_versions)
     return CompactReport(before, size_in_bytes(dataset))
+
+
+def index_new_rows(store: LanceStore) -> None:
+    """Bring the indexes up to date if many rows have come since; what was committed stays so if that fails."""
+    newest = store._newest()
+    indexed = {index.name: index.num_rows_indexed for index in newest.describe_indices()}
+    if newest.count_rows() - min(indexed.get(f"{column}_idx", 0) for column in INDEXES) <= NEW_ROWS:
+        return
+    try:
+        with translated(store.uri, "indexing"):
+            _index(newest.checkout_version(newest.version))
+    except StoreError as error:
+        logger.warning("%s: new rows are not indexed, and found more slowly: %s", store.uri, error)
 
 
 def _index(dataset: Any) -> None:

@@ -20,7 +20,7 @@ pytest.importorskip("lance")
 import lance
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from mice_st.states import lance_words
+from mice_st.states import lance_upkeep, lance_words
 from mice_st.states.engines import open_store, upgrade_store
 from mice_st.states.errors import StoreCorruptError, StoreError, StoreMismatchError, StoreMovedError, StoreVersionError
 from mice_st.states.identity import StoreSettings, Tokenizer
@@ -86,12 +86,13 @@ def history(store: LanceStore, seed: int, steps: int = 12) -> None:
             store.commit()
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("first_rows", [0, 1000])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("first_rows", "new_rows"), [(0, 5), (0, 10_000), (1000, 5)])
 def test_after_any_history_it_answers_as_the_other_engine(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, first_rows: int
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, first_rows: int, new_rows: int
 ) -> None:
     monkeypatch.setattr(lance_words, "FIRST_ROWS", first_rows)  # 0: rare words alone at first
+    monkeypatch.setattr(lance_upkeep, "NEW_ROWS", new_rows)  # 5: indexed by commits, else by compaction alone
     with LanceStore(path, FINGERPRINT, read_only=False) as store:
         history(store, seed)
         for uncommitted in (True, False):  # a writer finds what it has not committed
@@ -191,6 +192,29 @@ def test_equal_scores_come_by_id_and_rows_that_are_not_indexed_count(store: Lanc
         store.search_words("same", 0)
     with pytest.raises(ValueError, match="top_k must be at least 1"):
         store.search_vectors(torch.ones(8), 0)
+
+
+def test_many_new_rows_are_indexed_by_the_commit_and_a_failure_of_that_loses_none(
+    path: Path, store: LanceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lance_upkeep, "NEW_ROWS", 10)
+
+    def indexed() -> set[int]:
+        return {index.num_rows_indexed for index in lance.dataset(str(path)).describe_indices()}
+
+    for number, wanted in ((0, set()), (1, {16}), (2, {16}), (3, {32})):
+        put_texts(store, {f"d{number}-{row}": "some text" for row in range(8)})
+        store.commit()
+        assert indexed() == wanted
+
+    def fails(_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(lance_upkeep, "_index", fails)
+    put_texts(store, {f"more{row}": "some text" for row in range(20)})
+    store.commit()
+    assert "found more slowly" in caplog.text
+    assert len(store.search_words("text", 100)) == 52
 
 
 def test_vectors_are_exact_with_deletes_and_filters(store: LanceStore) -> None:
