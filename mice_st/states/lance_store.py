@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from datetime import timedelta
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 from .errors import StoreError, StoreNotFoundError
@@ -91,6 +92,9 @@ class LanceStore(LanceReader):
         except StoreNotFoundError:
             if fingerprint is None or read_only:
                 raise
+            folder = Path(self.uri).parent
+            if "://" not in self.uri and not folder.is_dir():
+                raise StoreNotFoundError(f"{folder}: no such folder") from None
             with translated(self.uri, "creating"):
                 self._dataset = create_dataset(self.uri, new_identity(fingerprint, wanted), storage_options)
         self._identity = read_identity(self._dataset, self.uri)

@@ -208,6 +208,9 @@ def test_stores_of_others_and_missing_ones_are_refused(tmp_path: Path, path: Pat
         LanceStore(path, FINGERPRINT, read_only=True)
     with pytest.raises(StoreNotFoundError):
         LanceStore(path, None, read_only=False)
+    with pytest.raises(StoreNotFoundError, match="absent: no such folder"):
+        LanceStore(tmp_path / "absent" / "x.lance", FINGERPRINT, read_only=False)
+    assert list(tmp_path.iterdir()) == []
     LanceStore(path, FINGERPRINT, read_only=False).close()
     with pytest.raises(StoreMismatchError, match="another layer: made with 4, to be used with 5"):
         LanceStore(path, replace(FINGERPRINT, layer=5), read_only=True)
