@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike, fspath
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar
 
 from mice_st.cross_encoder import MiceCrossEncoder
 from mice_st.data.collection import Document
@@ -227,27 +227,24 @@ class MiceIndex:
 
         return self._current(remove)
 
-    @overload
-    def get(self, ids: str) -> Document: ...
+    def get(self, id_: str) -> Document:
+        """One document: its text and metadata.
 
-    @overload
-    def get(self, ids: Sequence[str]) -> list[Document]: ...
+        Raises:
+            UnknownDocumentError: If there is no such document.
+        """
+        return self.get_many([id_])[0]
 
-    def get(self, ids: str | Sequence[str]) -> Document | list[Document]:
-        """Documents by id: their texts and metadata.
-
-        Args:
-            ids: One id, for one document, or several, for a list in their order.
+    def get_many(self, ids: Sequence[str]) -> list[Document]:
+        """Documents by id, in their order.
 
         Raises:
             UnknownDocumentError: If there is no such document; names all of them.
         """
-        wanted = [ids] if isinstance(ids, str) else list(ids)
-        rows = self._current(lambda: list(self._store.checked_documents(wanted)))
-        found = [
+        rows = self._current(lambda: list(self._store.checked_documents(ids)))
+        return [
             Document(row.id, row.text or "", None if row.metadata is None else json.loads(row.metadata)) for row in rows
         ]
-        return found[0] if isinstance(ids, str) else found
 
     # Questions
 
@@ -332,7 +329,7 @@ class MiceIndex:
         Args:
             queries: The queries.
             ids: Of the documents for all of them, or a list of ids for each.
-            top_k: How many to return for each.
+            top_k: How many to return for each; None returns all of the ids, or ten of a search.
             **how: As for ``rank`` or ``search``.
 
         Raises:
@@ -341,7 +338,7 @@ class MiceIndex:
         if isinstance(queries, str):
             raise ValueError("queries: expected a list of queries, got one string.")
         if ids is None:
-            return [self.search(query, **({} if top_k is None else {"top_k": top_k}), **how) for query in queries]
+            return [self.search(query, top_k or 10, **how) for query in queries]
         lists: list[Any] = list(ids)
         if all(isinstance(id_, str) for id_ in lists):
             lists = [lists] * len(queries)

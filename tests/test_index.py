@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import torch
 
@@ -81,7 +81,7 @@ def test_add_search_rank_get_delete(index: MiceIndex, mice: MiceCrossEncoder) ->
     assert all(entry["text"] == TEXTS[entry["corpus_id"]] for entry in found)
     rank_alike([{k: v for k, v in e.items() if k != "text"} for e in found], of_texts(mice, TEXTS)[:2])
     assert index.get("cat") == Document("cat", TEXTS["cat"])
-    assert [document.id for document in index.get(["sort", "cat"])] == ["sort", "cat"]
+    assert [document.id for document in index.get_many(["sort", "cat"])] == ["sort", "cat"]
     assert index.add({"cat": "a cat"}).changed == 1
     assert index.get("cat").text == "a cat"
     assert index.delete("cat") == 1

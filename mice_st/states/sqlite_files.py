@@ -14,11 +14,13 @@ import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from .errors import (
@@ -89,7 +91,8 @@ def translate(error: Exception, path: Path) -> StoreError:
     """The store's own exception for one of SQLite's.
 
     Args:
-        error: A ``sqlite3.Error``, or the MemoryError that an absurd length in a damaged file may cause.
+        error: A ``sqlite3.Error``, the MemoryError that an absurd length in a damaged file may cause, or the
+            UnicodeDecodeError of a message that quotes damaged text.
         path: Of the store, for the message.
     """
     code = getattr(error, "sqlite_errorcode", 0)
@@ -113,7 +116,11 @@ def translated(path: Path) -> Iterator[None]:
     """Let only the store's own exceptions out of a block that uses SQLite."""
     try:
         yield
-    except (sqlite3.Error, MemoryError) as error:
+    except (
+        sqlite3.Error,
+        MemoryError,
+        UnicodeDecodeError,
+    ) as error:  # the last: a message that quotes a damaged schema
         raise translate(error, path) from error
 
 
@@ -210,6 +217,44 @@ def read_meta(connection: sqlite3.Connection, path: Path) -> tuple[Fingerprint, 
     ):
         raise StoreCorruptError(f"{path}: the fingerprint is damaged (CRC-32 does not match)")
     return Fingerprint.from_json(rows[0][0]), StoreSettings.from_json(rows[0][1]), rows[0][2]
+
+
+class Counters(NamedTuple):
+    """The counters of an open store.
+
+    Attributes:
+        commits: Changes so far: whoever keeps something in memory compares it.
+        next_key: Of the next document.
+        slots: In the file of vectors.
+    """
+
+    commits: int
+    next_key: int
+    slots: int
+
+
+def read_counters(connection: sqlite3.Connection) -> Counters:
+    """The counters of an open store.
+
+    Raises:
+        StoreCorruptError: If they are damaged.
+    """
+    row = connection.execute("SELECT commits, next_key, slots FROM counters").fetchone()
+    if row is None or not all(isinstance(value, int) and value >= 0 for value in row):
+        raise StoreCorruptError(f"the store's counters are damaged: {row}")
+    return Counters(*row)
+
+
+def read_keys(connection: sqlite3.Connection, select: str, parameters: Sequence[Any] = ()) -> np.ndarray:
+    """The keys that a query gives, ``(n,)`` int64.
+
+    Raises:
+        StoreCorruptError: If one is no integer.
+    """
+    keys = [key for (key,) in connection.execute(select, parameters)]
+    if not all(isinstance(key, int) for key in keys):
+        raise StoreCorruptError(f"a key in the store is damaged ({select})")
+    return np.array(keys, dtype=np.int64)
 
 
 def write_meta(connection: sqlite3.Connection, fingerprint: Fingerprint, settings: StoreSettings) -> None:

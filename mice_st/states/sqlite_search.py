@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from .errors import StoreCorruptError, StoreError
 from .identity import Tokenizer
 from .rows import read_pooled
+from .sqlite_files import read_counters, read_keys
 from .vectors import VectorFile, best_slots, cosines, in_order, norms
 from .where import Where
 from .words import query_terms, quoted
@@ -152,10 +153,7 @@ class SqliteSearch:
         admitted = mapped.live
         if where is not None:
             condition, parameters = where.sql("m.value")
-            keys = np.fromiter(
-                (key for (key,) in connection.execute(_ADMITTED.format(condition=condition), parameters)),
-                dtype=np.int64,
-            )
+            keys = read_keys(connection, _ADMITTED.format(condition=condition), parameters)
             admitted = admitted & np.isin(mapped.keys, keys)
         scores = cosines(mapped.slots, vector)
         sound = bool((np.abs(scores[admitted]) < 1.001).all())  # neither NaN nor what no cosine can be
@@ -168,7 +166,7 @@ class SqliteSearch:
         return in_order(((names[int(mapped.keys[place])], float(scores[place])) for place in places), top_k)
 
     def _map(self, connection: sqlite3.Connection, definition: VectorsDefinition) -> _Mapped:
-        commits, slots = connection.execute("SELECT commits, slots FROM counters").fetchone()
+        commits, _, slots = read_counters(connection)
         of = (definition, slots, commits)
         with self._lock:
             before = self._mapped
@@ -187,7 +185,7 @@ class SqliteSearch:
             )
             mapped_slots = slots_from_rows(connection, file)
         keys = np.concatenate([known, mapped_slots["key"][len(known) :]])
-        dead = np.fromiter((key for (key,) in connection.execute("SELECT key FROM dead_slots")), dtype=np.int64)
+        dead = read_keys(connection, "SELECT key FROM dead_slots")
         mapped = _Mapped(of, mapped_slots, keys, ~np.isin(keys, dead))
         with self._lock:
             self._mapped = mapped
@@ -204,9 +202,23 @@ def slots_from_rows(connection: sqlite3.Connection, file: VectorFile) -> np.ndar
     rows = connection.execute("SELECT key, pooled FROM documents WHERE pooled IS NOT NULL ORDER BY key").fetchall()
     slots = np.zeros(len(rows), dtype=file.slot)
     for place, (key, blob) in enumerate(rows):
-        vector = read_pooled(blob)
+        vector = checked_vector(blob, key)
+        if vector.size != file.width:
+            raise StoreCorruptError(f"the pooled vector of the document in row {key} has {vector.size} values")
         slots[place] = (key, norms(vector[None])[0], vector)
     return slots
+
+
+def checked_vector(blob: Any, key: int) -> np.ndarray:
+    """The vector in a ``pooled`` column whose row was not checked.
+
+    Raises:
+        StoreCorruptError: If it is none.
+    """
+    try:
+        return read_pooled(blob)
+    except (TypeError, KeyError, ValueError) as error:
+        raise StoreCorruptError(f"the pooled vector of the document in row {key} is damaged") from error
 
 
 def _admitted(where: Where) -> tuple[str, list]:
@@ -216,8 +228,12 @@ def _admitted(where: Where) -> tuple[str, list]:
 
 
 def _ids_of(connection: sqlite3.Connection, keys: list[int]) -> dict[int, str]:
-    rows = connection.execute(
-        "SELECT d.key, d.id FROM json_each(?) AS wanted JOIN documents AS d ON d.key = wanted.value",
-        (json.dumps(keys),),
+    names = dict(
+        connection.execute(
+            "SELECT d.key, d.id FROM json_each(?) AS wanted JOIN documents AS d ON d.key = wanted.value",
+            (json.dumps(keys),),
+        )
     )
-    return dict(rows.fetchall())
+    if not all(isinstance(name, str) for name in names.values()):
+        raise StoreCorruptError("an id in the store is damaged")
+    return names

@@ -12,7 +12,7 @@ from pathlib import Path
 from .errors import StoreLockedError, StoreNotFoundError
 from .identity import Fingerprint, StoreSettings
 from .reports import CompactReport, DamagedDocument, VerifyReport
-from .sqlite_files import LOCK_SECONDS, acquire, connect, create, read_meta, sync, translated
+from .sqlite_files import LOCK_SECONDS, acquire, connect, create, read_counters, read_meta, sync, translated
 from .sqlite_migration import SqliteMigration
 from .sqlite_search import slots_from_rows, vector_file, vectors_definition
 from .sqlite_verify import damaged_documents, verify_sqlite
@@ -121,7 +121,7 @@ class SqliteStore(SqliteWriter):
         temporary = Path(f"{target}.new")
         with self._reader() as reader:
             definition = vectors_definition(reader)
-            (slots,) = reader.execute("SELECT slots FROM counters").fetchone()
+            slots = read_counters(reader).slots
             if definition is not None:
                 source = vector_file(self.path, definition)
                 mapped = source.map(slots) if source.holds(slots) else slots_from_rows(reader, source)

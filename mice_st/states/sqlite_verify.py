@@ -10,7 +10,7 @@ import numpy as np
 from .errors import StoreCorruptError, StoreError
 from .reports import DamagedDocument
 from .rows import DocumentRow, StateRow, read_pooled
-from .sqlite_files import PAGE_BYTES, words_schema
+from .sqlite_files import PAGE_BYTES, read_counters, read_keys, words_schema
 from .sqlite_reader import SqliteReader
 from .sqlite_search import WORD_COUNTS, vector_file, vectors_definition
 from .vectors import norms
@@ -133,13 +133,13 @@ def _vectors(store: SqliteReader) -> list[str]:
         if definition is None:
             row = connection.execute("SELECT id FROM documents WHERE pooled IS NOT NULL LIMIT 1").fetchone()
             return [] if row is None else [f"document {row[0]!r}: its vector stands in no file of vectors"]
-        slots = connection.execute("SELECT slots FROM counters").fetchone()[0]
+        slots = read_counters(connection).slots
         file = vector_file(Path(store.path), definition)
         if not file.holds(slots):
             return [f"{file.path}: not there or too short; `repair` makes it anew"]
         mapped = file.map(slots)
         place_of = {int(key): place for place, key in enumerate(mapped["key"])}
-        dead = {key for (key,) in connection.execute("SELECT key FROM dead_slots")}
+        dead = set(read_keys(connection, "SELECT key FROM dead_slots").tolist())
     living = set()
     for key, light in store.documents_by_key():
         if light.pooled is None:

@@ -13,9 +13,9 @@ import numpy as np
 from .errors import StoreCorruptError, StoreError, StoreFullError
 from .identity import StoreSettings
 from .rows import DocumentRow, read_pooled
-from .sqlite_files import acquire, connect, sync, translated, words_schema, write_meta, writers_lock
+from .sqlite_files import acquire, connect, read_counters, sync, translated, words_schema, write_meta, writers_lock
 from .sqlite_reader import SqliteReader
-from .sqlite_search import VectorsDefinition, slots_from_rows, vector_file, vectors_definition
+from .sqlite_search import VectorsDefinition, checked_vector, slots_from_rows, vector_file, vectors_definition
 from .store import Change, Entry
 from .words import indexed_text
 
@@ -124,7 +124,8 @@ class SqliteWriter(SqliteReader):
         with self._transaction() as writer:
             if self._stale_words:
                 self._rebuild_words(writer, None)
-            dead, slots = writer.execute("SELECT (SELECT count(*) FROM dead_slots), slots FROM counters").fetchone()
+            dead = writer.execute("SELECT count(*) FROM dead_slots").fetchone()[0]
+            slots = read_counters(writer).slots
             replaced = dead >= max(DEAD_SLOTS, slots / 4) and self._rebuild_vectors(writer)
             self._end(commit=True)
         if replaced:
@@ -136,7 +137,7 @@ class SqliteWriter(SqliteReader):
         self._check_widths(changes)
         with self._transaction() as writer:
             self._forget(writer, [change.entry for change in changes if change.entry.key is not None])
-            (first,) = writer.execute("SELECT next_key FROM counters").fetchone()
+            first = read_counters(writer).next_key
             keys = range(first, first + len(changes))
             writer.executemany(
                 "INSERT INTO states VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -156,7 +157,7 @@ class SqliteWriter(SqliteReader):
                 "SELECT pooled FROM documents WHERE pooled IS NOT NULL AND key NOT IN (SELECT value FROM json_each(?)) LIMIT 1",
                 (json.dumps(replaced),),
             ).fetchone()
-        width = None if row is None else read_pooled(row[0]).size
+        width = None if row is None else checked_vector(row[0], 0).size
         for change in changes:
             if change.document.pooled is None:
                 continue
@@ -213,11 +214,14 @@ class SqliteWriter(SqliteReader):
         if not with_vector:
             return
         definition = vectors_definition(writer)
-        others = definition is None or definition.width != with_vector[0][2].size  # nobody has those any more
-        if others or (definition.half and any(vector.dtype != np.float16 for *_, vector in with_vector)):
+        if (
+            definition is None
+            or definition.width != with_vector[0][2].size  # nobody has those any more
+            or (definition.half and any(vector.dtype != np.float16 for *_, vector in with_vector))
+        ):
             self._rebuild_vectors(writer)  # these are among the rows already
             return
-        (slots,) = writer.execute("SELECT slots FROM counters").fetchone()
+        slots = read_counters(writer).slots
         file = vector_file(self.path, definition)
         if not file.holds(slots):
             self._rebuild_vectors(writer)
@@ -238,7 +242,9 @@ class SqliteWriter(SqliteReader):
 
     def _rebuild_vectors(self, writer: sqlite3.Connection) -> bool:
         """Make the file of vectors anew, under a new name; returns whether there is one."""
-        before = vectors_definition(writer)
+        before = None
+        with suppress(StoreCorruptError):  # what is made anew may be damaged
+            before = vectors_definition(writer)
         dtypes = {
             row[0]
             for row in writer.execute("SELECT DISTINCT substr(pooled, 1, 1) FROM documents WHERE pooled IS NOT NULL")
@@ -253,7 +259,7 @@ class SqliteWriter(SqliteReader):
         ).fetchone()
         taken = [int(file.name.rpartition("-")[2]) for file in self._vector_files()]
         generation = max([0 if before is None else before.generation, *taken]) + 1
-        definition = VectorsDefinition(generation, read_pooled(blob).size, dtypes == {b"e"})
+        definition = VectorsDefinition(generation, checked_vector(blob, 0).size, dtypes == {b"e"})
         file = vector_file(self.path, definition)
         slots = slots_from_rows(writer, file)
         write_file(file.path, lambda: file.write(0, slots["key"].tolist(), slots["vector"]))

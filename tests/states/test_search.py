@@ -175,7 +175,7 @@ def test_ranking_is_bm25_as_bm25s_computes_robertson_s(store: SqliteStore) -> No
     store.commit()
     reference = bm25s.BM25(method="robertson", k1=1.2, b=0.75)
     reference.index([text.split() for text in texts.values()], show_progress=False)
-    agree = 0
+    agree = 0.0
     for number in range(40):
         words = [rare[number], rare[(number * 7 + 3) % 40], "cat"]
         scores = dict(zip(texts, reference.get_scores(words), strict=True))
