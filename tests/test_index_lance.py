@@ -16,7 +16,8 @@ from mice_st.states import migrate
 from mice_st.states.errors import StoreMovedError
 from mice_st.states.lance_migration import LanceMigration
 from mice_st.states.lance_store import LanceStore
-from tests.test_index import QUERY, TEXTS, of_texts, other_folder, rank_alike
+from tests.test_index import QUERY, TEXTS, of_texts, other_folder
+from tests.text_pairs import rank_alike
 
 __all__ = ["other_folder"]  # a fixture
 

@@ -28,13 +28,12 @@ from .lance_files import (
     select_rows,
     translated,
 )
+from .lance_reader import LanceReader
 from .migration import Migration
 from .rows import DocumentRow, RowFormat, StateRow
 
 if TYPE_CHECKING:
     from mice_st.modeling.layers_mice import DocumentStates
-
-    from .lance_store import LanceStore
 
 
 class LanceMigration(Migration):
@@ -44,13 +43,17 @@ class LanceMigration(Migration):
         store: Open for writing, with nothing uncommitted.
         fingerprint: Of the new states.
         settings: Of the store, once it is moved.
+        lock_timeout: Seconds to wait for other writers of a local store.
 
     Raises:
         StoreError: If a document was put without its text; names one.
     """
 
-    def __init__(self, store: LanceStore, fingerprint: Fingerprint, settings: StoreSettings) -> None:
+    def __init__(
+        self, store: LanceReader, fingerprint: Fingerprint, settings: StoreSettings, lock_timeout: float
+    ) -> None:
         self._store, self._options = store, store._options
+        self._lock_timeout = lock_timeout
         self._uri = beside(store.uri)
         self._format = RowFormat(fingerprint)
         self._identity = Identity(fingerprint, settings, store._identity.name)
@@ -134,7 +137,7 @@ class LanceMigration(Migration):
             overwrite(store.uri, newest.version, self._identity, fragments, self._options)
             return True
 
-        with store._writing, taking_turns(store.uri, store._lock_timeout):
+        with store._writing, taking_turns(store.uri, self._lock_timeout):
             if not until_it_follows(store.uri, store._newest, attempt, "finishing a migration"):
                 return False
             store._identity = self._identity
@@ -165,7 +168,7 @@ class LanceMigration(Migration):
 
     def abandon(self) -> None:
         """Remove the new states."""
-        self._store.abandon_migration()
+        drop_migration(self._store.uri, self._options)
 
 
 def beside(uri: str) -> str:

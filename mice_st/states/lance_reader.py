@@ -10,6 +10,7 @@ from torch import Tensor
 from .errors import StoreCorruptError, StoreNotFoundError, UnknownDocumentError
 from .lance_files import (
     DOCUMENT_COLUMNS,
+    ROW_COLUMNS,
     ROWS_PER_BATCH,
     STATE_COLUMNS,
     as_columns,
@@ -19,7 +20,7 @@ from .lance_files import (
 )
 from .lance_vectors import VectorCache
 from .lance_vectors import search as search_vectors
-from .lance_verify import damaged_documents, verify_lance
+from .lance_verify import damaged_documents, verify_rows
 from .lance_versions import LanceVersions
 from .lance_words import Pending, Totals, WordSearch, read_totals
 from .packed import PackedStates
@@ -216,8 +217,8 @@ class LanceReader(LanceVersions):
 
     def verify(self) -> VerifyReport:
         """Read and check every row, and that its words are those of its text; what waits for a commit too."""
-        return self._verify_report(*verify_lance(self))
+        return self._verify_report(*verify_rows(self._rows(ROW_COLUMNS), self._format, self._settings.tokenizer))
 
     def damaged(self) -> list[DamagedDocument]:
         """Documents whose rows are not as they were written, or that have two."""
-        return damaged_documents(self)
+        return damaged_documents(self._rows(ROW_COLUMNS), self._format, self._settings.tokenizer)

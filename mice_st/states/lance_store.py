@@ -226,7 +226,7 @@ class LanceStore(LanceReader):
     def begin_migration(self, fingerprint: Fingerprint, settings: StoreSettings) -> Migration:
         """Begin to move the store to another model, or go on with it; new states wait in ``<uri>.next``."""
         self._refuse_uncommitted("a migration")
-        return LanceMigration(self, fingerprint, settings)
+        return LanceMigration(self, fingerprint, settings, self._lock_timeout)
 
     def abandon_migration(self) -> None:
         """Remove what a migration that was begun has written."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import StoreError, StoreLockedError, StoreNotFoundError
 from .lance_commit import Superseded, overwrite, until_it_follows, write_rows
@@ -25,11 +25,9 @@ from .lance_files import (
     size_in_bytes,
     translated,
 )
+from .lance_reader import LanceReader
 from .reports import CompactReport
 from .rows import DocumentRow, StateRow
-
-if TYPE_CHECKING:
-    from .lance_store import LanceStore
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ NEW_ROWS = 10_000  # without an index; a search for words reads them all, in som
 INDEXES = {"id": "BTREE", "words": "LABEL_LIST"}
 
 
-def compact_lance(store: LanceStore, keep_versions: timedelta) -> CompactReport:
+def compact_lance(store: LanceReader, keep_versions: timedelta) -> CompactReport:
     """See ``LanceStore.compact``; to be called while other writers of a local store wait."""
     for number in range(COMPACT_TRIES):
         try:
@@ -50,7 +48,7 @@ def compact_lance(store: LanceStore, keep_versions: timedelta) -> CompactReport:
     raise AssertionError  # the last try returned or raised
 
 
-def _compact(store: LanceStore, keep_versions: timedelta) -> CompactReport:
+def _compact(store: LanceReader, keep_versions: timedelta) -> CompactReport:
     newest = store._newest()
     before = size_in_bytes(newest)
     dataset = newest.checkout_version(newest.version)  # what follows moves this object from version to version
@@ -60,7 +58,7 @@ def _compact(store: LanceStore, keep_versions: timedelta) -> CompactReport:
     return CompactReport(before, size_in_bytes(dataset))
 
 
-def index_new_rows(store: LanceStore) -> None:
+def index_new_rows(store: LanceReader) -> None:
     """Bring the indexes up to date if many rows have come since; what was committed stays so if that fails."""
     newest = store._newest()
     indexed = {index.name: index.num_rows_indexed for index in newest.describe_indices()}
@@ -84,7 +82,7 @@ def _index(dataset: Any) -> None:
     dataset.optimize.optimize_indices()
 
 
-def rebuild_words(store: LanceStore, tokenizer: str | None) -> None:
+def rebuild_words(store: LanceReader, tokenizer: str | None) -> None:
     """See ``Store.rebuild_first_stage``; to be called while other writers of a local store wait.
 
     Raises:
@@ -109,7 +107,7 @@ def rebuild_words(store: LanceStore, tokenizer: str | None) -> None:
         _index(newest.checkout_version(newest.version))
 
 
-def _anew(store: LanceStore, dataset: Any, identity: Identity) -> Any:
+def _anew(store: LanceReader, dataset: Any, identity: Identity) -> Any:
     """All rows of a version as a reader of batches, with the words of their texts."""
 
     def batches() -> Iterator[Any]:
@@ -124,7 +122,7 @@ def _anew(store: LanceStore, dataset: Any, identity: Identity) -> Any:
     return pa.RecordBatchReader.from_batches(schema(identity), batches())
 
 
-def copy_lance(store: LanceStore, path: str) -> None:
+def copy_lance(store: LanceReader, path: str) -> None:
     """Write a copy of the latest version, which is there whole or not at all.
 
     Args:

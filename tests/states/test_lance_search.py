@@ -203,7 +203,7 @@ def test_many_new_rows_are_indexed_by_the_commit_and_a_failure_of_that_loses_non
         return {index.num_rows_indexed for index in lance.dataset(str(path)).describe_indices()}
 
     for number, wanted in ((0, set()), (1, {16}), (2, {16}), (3, {32})):
-        put_texts(store, {f"d{number}-{row}": "some text" for row in range(8)})
+        put_texts(store, {f"d{number}-{row}": "some text" for row in range(8)})  # type: ignore[arg-type]
         store.commit()
         assert indexed() == wanted
 
@@ -211,7 +211,7 @@ def test_many_new_rows_are_indexed_by_the_commit_and_a_failure_of_that_loses_non
         raise OSError("no space left")
 
     monkeypatch.setattr(lance_upkeep, "_index", fails)
-    put_texts(store, {f"more{row}": "some text" for row in range(20)})
+    put_texts(store, {f"more{row}": "some text" for row in range(20)})  # type: ignore[arg-type]
     store.commit()
     assert "found more slowly" in caplog.text
     assert len(store.search_words("text", 100)) == 52
