@@ -21,8 +21,8 @@ from .lance_files import (
 from .lance_vectors import VectorCache
 from .lance_vectors import search as search_vectors
 from .lance_verify import damaged_documents, verify_rows
-from .lance_versions import LanceVersions
-from .lance_words import Pending, Totals, WordSearch, read_totals
+from .lance_versions import LanceVersions, Uncommitted
+from .lance_words import NOTHING_PENDING, Pending, Totals, WordSearch, read_totals
 from .packed import PackedStates
 from .put_checks import check_ids
 from .reports import DamagedDocument, VerifyReport
@@ -51,10 +51,6 @@ class LanceReader(LanceVersions):
         super().__init__(uri, read_only=read_only, storage_options=storage_options)
         self._vectors = VectorCache(uri)
         self._totals: tuple[int, Totals] | None = None
-        # What waits for a commit; a reader has nothing of it.
-        self._puts: dict[str, tuple[StateRow, DocumentRow]] = {}
-        self._deletes: set[str] = set()
-        self._metadata: dict[str, str | None] = {}
 
     # Documents by id
 
@@ -77,8 +73,9 @@ class LanceReader(LanceVersions):
         return known, self._pack(known, rows)
 
     def _states(self, dataset: Any, ids: Sequence[str]) -> dict[str, StateRow]:
-        rows = {id_: self._puts[id_][0] for id_ in ids if id_ in self._puts}
-        on_disk = [id_ for id_ in ids if id_ not in rows and id_ not in self._deletes]
+        puts, deletes, _ = self._pinned.uncommitted
+        rows = {id_: puts[id_][0] for id_ in ids if id_ in puts}
+        on_disk = [id_ for id_ in ids if id_ not in rows and id_ not in deletes]
         found = self._select(dataset, on_disk, {name: name for name in STATE_COLUMNS})
         return rows | {id_: StateRow._make(row) for id_, row in found.items()}
 
@@ -94,36 +91,34 @@ class LanceReader(LanceVersions):
 
     def _entries(self, ids: Sequence[str]) -> list[Entry]:
         check_ids(ids)
-        stored = self._read(lambda dataset: self._select(dataset, ids, _ENTRY_COLUMNS))
+        with self.reading():
+            stored = self._read(lambda dataset: self._select(dataset, ids, _ENTRY_COLUMNS))
+            puts, deletes, _ = self._pinned.uncommitted
         entries = []
         for id_ in ids:
             entry = Entry(id_, None, False, False, None)
-            if id_ in self._puts:
-                light = self._puts[id_][1]
+            if id_ in puts:
+                light = puts[id_][1]
                 entry = Entry(id_, light.content_hash, light.text is not None, light.pooled is not None, None)
-            elif id_ in stored and id_ not in self._deletes:
+            elif id_ in stored and id_ not in deletes:
                 entry = Entry._make((*stored[id_], None))
             entries.append(entry)
         return entries
 
     def __len__(self) -> int:
         def count(dataset: Any) -> int:
-            hidden = self._hidden()
+            uncommitted = self._pinned.uncommitted
             with translated(self.uri, "reading"):
                 stored = int(dataset.count_rows())
-            return stored - len(self._select(dataset, sorted(hidden), {"id": "id"})) + len(self._puts)
+            replaced = self._select(dataset, sorted(uncommitted.hidden), {"id": "id"})
+            return stored - len(replaced) + len(uncommitted.puts)
 
         return self._read(count)
 
     # All documents
 
-    def _hidden(self) -> set[str]:
-        """Ids whose rows on disk do not count: they are replaced or deleted by what waits for a commit."""
-        return {*self._puts, *self._deletes}
-
-    def _scan(self, columns: list[str]) -> Iterator[tuple]:
+    def _scan(self, dataset: Any, columns: list[str]) -> Iterator[tuple]:
         """Rows of all documents on disk, ``id`` first; after a clean-up under way, the rest as the latest version has it."""
-        dataset = self._pinned.dataset if self._pinned.depth else self._newest()
         seen: set[str] = set()
         done: set[str] = set()  # before the clean-up
         while True:
@@ -152,16 +147,23 @@ class LanceReader(LanceVersions):
 
     def _rows(self, columns: list[str]) -> Iterator[tuple]:
         """Rows of all documents: those on disk in Lance's order, then those that wait."""
-        self._check_open()
-        hidden = self._hidden()
-        yield from (row for row in self._scan(columns) if row[0] not in hidden)
-        for state, light in list(self._puts.values()):
+        with self.reading():
+            dataset, uncommitted = self._pinned.dataset, self._pinned.uncommitted
+        return self._rows_of(dataset, uncommitted, columns)
+
+    def _rows_of(self, dataset: Any, uncommitted: Uncommitted, columns: list[str]) -> Iterator[tuple]:
+        hidden = uncommitted.hidden
+        yield from (row for row in self._scan(dataset, columns) if row[0] not in hidden)
+        for state, light in uncommitted.puts.values():
             values = as_columns(state, light, self._settings.tokenizer)
             yield tuple(values[column] for column in columns)
 
     def _documents(self, ids: Sequence[str] | None = None) -> Iterator[DocumentRow]:
         if ids is None:
-            return (self._with_metadata(DocumentRow._make(values)) for values in self._rows(DOCUMENT_COLUMNS))
+            with self.reading():
+                metadata = self._pinned.uncommitted.metadata
+                rows_of_all = self._rows(DOCUMENT_COLUMNS)
+            return (self._with_metadata(DocumentRow._make(values), metadata) for values in rows_of_all)
         check_ids(ids)
         rows = self._read(lambda dataset: self._light(dataset, ids))
         if unknown := [id_ for id_ in ids if id_ not in rows]:
@@ -169,26 +171,28 @@ class LanceReader(LanceVersions):
         return (rows[id_] for id_ in ids)
 
     def _light(self, dataset: Any, ids: Sequence[str]) -> dict[str, DocumentRow]:
-        rows = {id_: self._puts[id_][1] for id_ in ids if id_ in self._puts}
-        on_disk = [id_ for id_ in ids if id_ not in rows and id_ not in self._deletes]
+        puts, deletes, metadata = self._pinned.uncommitted
+        rows = {id_: puts[id_][1] for id_ in ids if id_ in puts}
+        on_disk = [id_ for id_ in ids if id_ not in rows and id_ not in deletes]
         found = self._select(dataset, on_disk, {name: name for name in DOCUMENT_COLUMNS})
-        return rows | {id_: self._with_metadata(DocumentRow._make(row)) for id_, row in found.items()}
+        return rows | {id_: self._with_metadata(DocumentRow._make(row), metadata) for id_, row in found.items()}
 
-    def _with_metadata(self, row: DocumentRow) -> DocumentRow:
+    def _with_metadata(self, row: DocumentRow, metadata: Mapping[str, str | None]) -> DocumentRow:
         """A row on disk with the metadata that wait for it, if it is sound."""
-        if row.id not in self._metadata:
+        if row.id not in metadata:
             return row
         self._format.check_document(row)
-        return self._format.signed(row._replace(metadata=self._metadata[row.id]))
+        return self._format.signed(row._replace(metadata=metadata[row.id]))
 
     # First stage
 
     def _pending(self, dataset: Any) -> Pending:
         """What the first stage has to take from memory instead of the disk."""
-        if not (self._puts or self._deletes or self._metadata):
-            return Pending(frozenset(), ())
-        changed = self._light(dataset, [*self._puts, *(id_ for id_ in self._metadata if id_ not in self._puts)])
-        return Pending(frozenset([*self._hidden(), *changed]), list(changed.values()))
+        uncommitted = self._pinned.uncommitted
+        if not any(uncommitted):
+            return NOTHING_PENDING
+        changed = self._light(dataset, list(dict.fromkeys([*uncommitted.puts, *uncommitted.metadata])))
+        return Pending(frozenset([*uncommitted.hidden, *changed]), list(changed.values()))
 
     def _totals_of(self, dataset: Any) -> Totals:
         kept = self._totals

@@ -8,7 +8,7 @@ writers stay apart.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from os import PathLike, fspath
 from pathlib import Path
@@ -38,6 +38,7 @@ from .lance_files import (
 from .lance_migration import LanceMigration, drop_migration
 from .lance_reader import LanceReader
 from .lance_upkeep import compact_lance, copy_lance, index_new_rows, rebuild_words
+from .lance_versions import NOTHING, Uncommitted
 from .migration import Migration
 from .reports import CompactReport
 from .rows import DocumentRow, StateRow, read_pooled
@@ -104,10 +105,14 @@ class LanceStore(LanceReader):
 
     def _write(self, changes: Sequence[Change]) -> None:
         self._check_widths([change.document for change in changes])
-        for entry, state, document in changes:
-            self._puts[entry.id] = (state, document)
-            self._deletes.discard(entry.id)
-            self._metadata.pop(entry.id, None)
+        new = {entry.id: (state, document) for entry, state, document in changes}
+        self._change(
+            lambda now: Uncommitted(
+                {**now.puts, **new},
+                now.deletes - new.keys(),
+                {id_: line for id_, line in now.metadata.items() if id_ not in new},
+            )
+        )
 
     def _check_widths(self, documents: Sequence[DocumentRow]) -> None:
         """Pooled vectors must be as wide as those that the store has.
@@ -118,7 +123,7 @@ class LanceStore(LanceReader):
         with_vector = [(row.id, read_pooled(row.pooled).size) for row in documents if row.pooled is not None]
         if not with_vector:
             return
-        known = next((light.pooled for _, light in self._puts.values() if light.pooled is not None), None)
+        known = next((light.pooled for _, light in self._uncommitted.puts.values() if light.pooled is not None), None)
         if known is None:
             known = self._read(self._any_vector)
         width = with_vector[0][1] if known is None else read_pooled(known).size
@@ -132,22 +137,31 @@ class LanceStore(LanceReader):
         return found["pooled"][0].as_py() if found.num_rows else None
 
     def _remove(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            self._puts.pop(entry.id, None)
-            self._metadata.pop(entry.id, None)
-            self._deletes.add(entry.id)
+        gone = {entry.id for entry in entries}
+        self._change(
+            lambda now: Uncommitted(
+                {id_: rows for id_, rows in now.puts.items() if id_ not in gone},
+                now.deletes | gone,
+                {id_: line for id_, line in now.metadata.items() if id_ not in gone},
+            )
+        )
 
     def _set_metadata(self, entries: Sequence[Entry], metadata: Sequence[str | None]) -> None:
-        for entry, line in zip(entries, metadata, strict=True):
-            if entry.id in self._puts:
-                state, light = self._puts[entry.id]
-                self._puts[entry.id] = (state, self._format.signed(light._replace(metadata=line)))
-            else:
-                self._metadata[entry.id] = line
+        new = {entry.id: line for entry, line in zip(entries, metadata, strict=True)}
+
+        def change(now: Uncommitted) -> Uncommitted:
+            puts = dict(now.puts)
+            for id_ in new.keys() & puts.keys():
+                state, light = puts[id_]
+                puts[id_] = (state, self._format.signed(light._replace(metadata=new[id_])))
+            on_disk = {id_: line for id_, line in new.items() if id_ not in puts}
+            return Uncommitted(puts, now.deletes, {**now.metadata, **on_disk})
+
+        self._change(change)
 
     @property
     def _waiting(self) -> bool:
-        return bool(self._puts or self._deletes or self._metadata)
+        return any(self._uncommitted)
 
     def commit(self) -> None:
         """Make everything put and deleted so far one new version.
@@ -162,36 +176,35 @@ class LanceStore(LanceReader):
         written: dict[Tokenizer, list[Any]] = {}
 
         def attempt(newest: Any) -> None:
+            puts, deletes, metadata = self._uncommitted
             identity = read_identity(newest, self.uri)
             tokenizer = identity.settings.tokenizer
             if tokenizer not in written:
-                written[tokenizer] = self._write_rows(list(self._puts.values()), identity)
-            changed = self._changed_rows(newest)
-            ids = [*self._puts, *self._deletes, *(state.id for state, _ in changed)]
+                written[tokenizer] = self._write_rows(list(puts.values()), identity)
+            changed = self._changed_rows(newest, metadata)
+            ids = [*puts, *deletes, *(state.id for state, _ in changed)]
             fragments = [*written[tokenizer], *self._write_rows(changed, identity)]
             replace_rows(newest, ids, fragments, identity, self._options)
 
         with self._writing, taking_turns(self.uri, self._lock_timeout):
             until_it_follows(self.uri, self._newest, attempt, "committing")
-            self._puts.clear()
-            self._deletes.clear()
-            self._metadata.clear()
+            self._uncommitted = NOTHING
             with translated(self.uri, "indexing"):
                 index_new_rows(self)
 
     def _write_rows(self, rows: Sequence[tuple[StateRow, DocumentRow]], identity: Identity) -> list[Any]:
         return write_rows(self.uri, as_table(rows, identity), identity, self._options) if rows else []
 
-    def _changed_rows(self, dataset: Any) -> list[tuple[StateRow, DocumentRow]]:
+    def _changed_rows(self, dataset: Any, metadata: Mapping[str, str | None]) -> list[tuple[StateRow, DocumentRow]]:
         """Whole rows, as they are in a version, with the metadata that wait for them; without documents that are gone."""
         columns = [*STATE_COLUMNS, *DOCUMENT_COLUMNS[3:]]
-        found = select_rows(dataset, self.uri, list(self._metadata), {name: name for name in columns})
+        found = select_rows(dataset, self.uri, list(metadata), {name: name for name in columns})
         rows = []
         for values in found.values():
             state = StateRow._make(values[: len(STATE_COLUMNS)])
             light = DocumentRow._make((*values[:3], *values[len(STATE_COLUMNS) :]))
             self._format.check_state(state, state.id)
-            rows.append((state, self._with_metadata(light)))
+            rows.append((state, self._with_metadata(light, metadata)))
         return rows
 
     # The whole store
@@ -238,8 +251,6 @@ class LanceStore(LanceReader):
         if not self._closed and self._waiting:
             logger.warning("%s: closed with uncommitted changes, which are dropped", self.uri)
         self._closed = True
-        self._puts.clear()
-        self._deletes.clear()
-        self._metadata.clear()
+        self._uncommitted = NOTHING
         self._vectors.forget()
         self._dataset = None

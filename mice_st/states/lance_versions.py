@@ -7,12 +7,13 @@ read again as the latest one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .errors import StoreMovedError, StoreNotFoundError
 from .lance_files import Identity, open_dataset, read_identity, translated
+from .rows import DocumentRow, StateRow
 from .store import Store
 
 T = TypeVar("T")
@@ -20,10 +21,27 @@ T = TypeVar("T")
 READ_TRIES = 5  # of calls that meet files which are removed meanwhile
 
 
+class Uncommitted(NamedTuple):
+    """What a writer has put, deleted and set and not committed; never changed, only replaced, so that a thread may keep it."""
+
+    puts: Mapping[str, tuple[StateRow, DocumentRow]]
+    deletes: frozenset[str]
+    metadata: Mapping[str, str | None]  # of documents that are on disk
+
+    @property
+    def hidden(self) -> set[str]:
+        """Ids whose rows on disk do not count."""
+        return {*self.puts, *self.deletes}
+
+
+NOTHING = Uncommitted({}, frozenset(), {})
+
+
 class Pinned(threading.local):
-    """The version that a thread reads, and how many ``reading()`` it is in."""
+    """What a thread reads, and how many ``reading()`` it is in."""
 
     dataset: Any = None
+    uncommitted: Uncommitted = NOTHING
     depth: int = 0
 
 
@@ -45,6 +63,7 @@ class LanceVersions(Store):
         self._dataset: Any = None  # the newest version that was seen; never changed, only replaced
         self._opening = threading.Lock()
         self._pinned = Pinned()
+        self._uncommitted = NOTHING
 
     def _newest(self, anew: bool = False) -> Any:
         """The latest version, as an object that no other call moves.
@@ -84,13 +103,15 @@ class LanceVersions(Store):
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """While it lasts, this thread reads one version: the latest when it began.
+        """While it lasts, this thread reads one version, and what this object's writers had not committed when it began.
 
+        What this thread itself puts and deletes meanwhile counts too.
         If the files of that version are removed meanwhile, which takes a ``compact`` with a short ``keep_versions``, the
         latest one is read from then on.
         """
         pinned = self._pinned
         if not pinned.depth:
+            pinned.uncommitted = self._uncommitted  # first: what is committed in between would else be in neither
             pinned.dataset = self._newest()
         pinned.depth += 1
         try:
@@ -98,7 +119,13 @@ class LanceVersions(Store):
         finally:
             pinned.depth -= 1
             if not pinned.depth:
-                pinned.dataset = None
+                pinned.dataset, pinned.uncommitted = None, NOTHING
+
+    def _change(self, change: Callable[[Uncommitted], Uncommitted]) -> None:
+        """Change what is not committed, for this thread's ``reading()`` as well."""
+        self._uncommitted = change(self._uncommitted)
+        if self._pinned.depth:
+            self._pinned.uncommitted = change(self._pinned.uncommitted)
 
     def refresh(self) -> None:
         """Does nothing that a call would not do by itself: every call sees the latest commit."""

@@ -147,6 +147,28 @@ def test_a_version_that_was_removed_is_read_as_the_latest(path: Path) -> None:
         assert {*first, *rest} >= {f"d{i}" for i in range(700)}
 
 
+def test_reading_keeps_what_was_not_committed_when_it_began(store: LanceStore) -> None:
+    """A commit by another thread of the same object moves rows from memory to a version that this thread does not read."""
+    put(store, {"a": 1, "b": 1})
+    store.commit()
+    put(store, {"a": 2, "c": 2})
+    store.delete(["b"])
+    with ThreadPoolExecutor(1) as other, store.reading():
+        other.submit(store.commit).result()
+        other.submit(put, store, {"d": 3}).result()
+        assert contents(store) == {"a": 2, "c": 2}
+        assert store.search_words("text", 5).keys() == store.search_vectors(torch.ones(WIDTH), 5).keys() == {"a", "c"}
+        assert other.submit(contents, store).result() == {"a": 2, "c": 2, "d": 3}
+        put(store, {"e": 4})  # what a thread does itself it sees
+        store.delete(["a"])
+        assert contents(store) == {"c": 2, "e": 4}
+        store.commit()
+        put(store, {"f": 5})
+        assert contents(store) == {"c": 2, "e": 4, "f": 5}
+        assert len(store) == 3
+    assert contents(store) == {"c": 2, "d": 3, "e": 4, "f": 5}
+
+
 def test_known_documents_are_got_and_others_left_out(store: LanceStore) -> None:
     put(store, {"a": 1, "b": 2, "c": 3})
     store.commit()
