@@ -32,6 +32,7 @@ from .lance_files import (
     new_identity,
     open_dataset,
     read_identity,
+    read_table,
     select_rows,
     translated,
 )
@@ -125,16 +126,12 @@ class LanceStore(LanceReader):
             return
         known = next((light.pooled for _, light in self._uncommitted.puts.values() if light.pooled is not None), None)
         if known is None:
-            known = self._read(self._any_vector)
+            found = self._read(lambda d: read_table(d, self.uri, ["pooled"], filter="pooled IS NOT NULL", limit=1))
+            known = found["pooled"][0].as_py() if found.num_rows else None
         width = with_vector[0][1] if known is None else read_pooled(known).size
         for id_, size in with_vector:
             if size != width:
                 raise ValueError(f"document {id_!r}: pooled vector of {size} values, others have {width}")
-
-    def _any_vector(self, dataset: Any) -> bytes | None:
-        with translated(self.uri, "reading"):
-            found = dataset.scanner(columns=["pooled"], filter="pooled IS NOT NULL", limit=1).to_table()
-        return found["pooled"][0].as_py() if found.num_rows else None
 
     def _remove(self, entries: Sequence[Entry]) -> None:
         gone = {entry.id for entry in entries}
@@ -159,10 +156,6 @@ class LanceStore(LanceReader):
 
         self._change(change)
 
-    @property
-    def _waiting(self) -> bool:
-        return any(self._uncommitted)
-
     def commit(self) -> None:
         """Make everything put and deleted so far one new version.
 
@@ -171,7 +164,7 @@ class LanceStore(LanceReader):
             StoreLockedError: If other writers were faster again and again.
         """
         self._check_writable()
-        if not self._waiting:
+        if not any(self._uncommitted):
             return
         written: dict[Tokenizer, list[Any]] = {}
 
@@ -211,7 +204,7 @@ class LanceStore(LanceReader):
 
     def _refuse_uncommitted(self, what: str) -> None:
         self._check_writable()
-        if self._waiting:
+        if any(self._uncommitted):
             raise StoreError(f"{self.uri}: commit before {what}")
 
     def compact(self) -> CompactReport:
@@ -248,7 +241,7 @@ class LanceStore(LanceReader):
 
     def close(self) -> None:
         """Let go of the dataset; what is uncommitted is dropped, with a warning. Closing twice is allowed."""
-        if not self._closed and self._waiting:
+        if not self._closed and any(self._uncommitted):
             logger.warning("%s: closed with uncommitted changes, which are dropped", self.uri)
         self._closed = True
         self._uncommitted = NOTHING
