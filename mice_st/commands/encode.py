@@ -70,7 +70,7 @@ class EncodeOptions:
             "without spaces (default: the store's own, unicode61 for a new one)."
         },
     )
-    sync: bool = field(default=False, metadata={"help": "Remove stored documents that the corpus does not have."})
+    sync: bool = field(default=False, metadata={"help": "Remove stored documents that are not among these."})
     processes: int = field(default=1, metadata={"help": "Processes that encode."})
     shard_documents: int = field(
         default=128, metadata={"help": "Documents in one transaction; an interrupted run loses those."}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 from mice_st.commands.encode import refuse_empty
+from mice_st.loading import resolve_model
 
 Action = Literal["info", "verify", "compact", "repair", "delete", "sync", "migrate", "upgrade", "backup", "index"]
 
@@ -37,19 +38,21 @@ class StoreOptions:
 
     action: Action = field(
         metadata={
-            "help": "info counts what it holds; verify checks every row; compact gives back the space of what was deleted; "
-            "repair encodes damaged documents anew; delete removes documents; sync makes it hold a corpus and nothing else; "
+            "help": "What to do: info counts what it holds; verify checks every row; compact gives back the space of what was deleted; "
+            "repair encodes damaged documents anew; delete removes documents; sync makes it hold these documents and no others; "
             "migrate moves it to another model while it is in use; upgrade turns a store of an older version into one of this; "
             "backup copies it while it is in use; index makes words and vectors anew."
         }
     )
     store: str = field(metadata={"help": "The store.", "metavar": "STORE"})
     ids: list[str] | None = field(default=None, metadata={"help": "Documents to delete.", "metavar": "ID"})
-    documents: str | None = field(default=None, metadata={"help": "Corpus to sync with.", "metavar": "FILE"})
+    documents: str | None = field(
+        default=None, metadata={"help": "Documents that sync leaves, and no others.", "metavar": "FILE"}
+    )
     model: str | None = field(
         default=None,
         metadata={
-            "help": "Model to migrate to; to repair and to sync, the one that made the store (default: by the name that it keeps).",
+            "help": "Model to migrate to; for repair and sync, the one that made the store (default: the one that it names).",
             "metavar": "MODEL",
         },
     )
@@ -77,6 +80,8 @@ class StoreOptions:
                 raise ValueError(f"{self.action}: needs --{option}")
             if given and name not in (*needed, *TAKES.get(self.action, ())):
                 raise ValueError(f"{self.action}: takes no --{option}")
+        if self.model is not None:
+            self.model = resolve_model(self.model)
 
 
 def run_store(options: StoreOptions) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 from .codecs import get_codec
 from .identity import Fingerprint, StoreSettings
 from .store import Store
@@ -87,7 +89,7 @@ def store_info(store: Store, path: str) -> StoreInfo:
     """
     made_by = store.fingerprint
     documents = tokens = long = passages = texts = metadata = pooled = id_bytes = text_bytes = vector_bytes = 0
-    for row in store.checked_documents():
+    for row in tqdm(store.checked_documents(), "Counting", len(store), unit="document", delay=2, leave=False):
         documents += 1
         tokens += row.n_tokens
         texts += row.text is not None

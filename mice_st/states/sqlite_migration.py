@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from .errors import StoreError
 from .identity import Fingerprint, StoreSettings
@@ -105,7 +106,8 @@ class SqliteMigration(Migration):
             if writer.execute("SELECT 1 FROM documents WHERE key > ? LIMIT 1", (self._done,)).fetchone():
                 store._end(commit=False)
                 return False
-            for key, row in store.documents_by_key():
+            rows = store.documents_by_key()
+            for key, row in tqdm(rows, "Moving", len(store), unit="document", delay=2, leave=False):
                 store._format.check_document(row)
                 new = writer.execute(
                     "SELECT content_hash, n_tokens, pooled FROM next_documents WHERE key = ?", (key,)

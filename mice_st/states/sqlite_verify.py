@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from .errors import StoreCorruptError, StoreError
 from .reports import DamagedDocument
@@ -30,7 +31,8 @@ def verify_sqlite(store: SqliteReader) -> tuple[int, int, list[str]]:
     try:
         with store.reading():
             problems += [*structure_problems(store), *_numbers(store)]
-            for key, light in store.documents_by_key():
+            rows = store.documents_by_key()
+            for key, light in tqdm(rows, "Verifying", len(store), unit="document", delay=2, leave=False):
                 try:
                     tokens += _document(store, key, light)
                     documents += 1

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from .errors import StoreCorruptError, StoreError, StoreFullError
 from .identity import StoreSettings
@@ -278,11 +279,13 @@ class SqliteWriter(SqliteReader):
         for statement in words_schema(self._settings.tokenizer).splitlines():
             writer.execute(statement)
         key = -1
-        while rows := writer.execute(
-            "SELECT key, text FROM documents WHERE key > ? AND text IS NOT NULL ORDER BY key LIMIT 1000", (key,)
-        ).fetchall():
-            self._add_words(writer, rows)
-            key = rows[-1][0]
+        with tqdm(total=len(self), desc="Words", unit="document", delay=2, leave=False) as progress:
+            while rows := writer.execute(
+                "SELECT key, text FROM documents WHERE key > ? AND text IS NOT NULL ORDER BY key LIMIT 1000", (key,)
+            ).fetchall():
+                self._add_words(writer, rows)
+                key = rows[-1][0]
+                progress.update(len(rows))
 
     def rebuild_first_stage(self, tokenizer: str | None = None) -> None:
         """Make words and vectors anew from the rows, and commit."""

@@ -106,7 +106,7 @@ def test_output_that_exists_is_left_alone(
 
 
 def test_every_command_with_an_output_is_tried() -> None:
-    resuming = {"ablate", "submit"}  # each refuses what is not its own, and has tests of that
+    resuming = {"ablate", "submit", "store"}  # each refuses what is not its own, and has tests of that
     with_output = {name for name in COMMANDS if "--output " in _help(name)}
     assert with_output - resuming == WRITERS.keys()
     assert {name for name, command in COMMANDS.items() if command.overwrites} == WRITERS.keys() - {"push"}

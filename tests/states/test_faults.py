@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import time
 import traceback
@@ -27,6 +26,8 @@ from tests.states.made import (
     read_or_unknown,
     versions_of,
 )
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 
 # Said at every fork once Lance is imported by a test beside these; the children use SQLite alone.
 pytestmark = pytest.mark.filterwarnings("ignore:lance is not fork-safe")
@@ -121,10 +122,12 @@ def kill_many(path: Path, times: int) -> None:
     assert before
 
 
+@needs_fork
 def test_kill_9_loses_nothing_acknowledged(tmp_path: Path) -> None:
     kill_many(tmp_path / "store.sqlite", 50)
 
 
+@needs_fork
 @pytest.mark.slow
 def test_kill_9_five_hundred_times(tmp_path: Path) -> None:
     kill_many(tmp_path / "store.sqlite", 500)
@@ -224,6 +227,7 @@ def flip(random: Random, data: bytes) -> bytes:
     return bytes(flipped)
 
 
+@needs_fork
 def test_five_hundred_bit_flips_never_return_a_wrong_state(tmp_path: Path) -> None:
     refusals = damage_many(tmp_path / "store.sqlite", flip, 500)
     assert len(refusals) == 500
@@ -231,6 +235,7 @@ def test_five_hundred_bit_flips_never_return_a_wrong_state(tmp_path: Path) -> No
     assert sum(count == 0 for count in refusals) > 50  # ... and did not just make every store unreadable
 
 
+@needs_fork
 def test_fifty_truncations_never_return_a_wrong_state(tmp_path: Path) -> None:
     def cut(random: Random, data: bytes) -> bytes:
         return data[
@@ -279,6 +284,7 @@ def test_each_bit_of_a_row_is_covered(tmp_path: Path, column: str) -> None:
             assert versions_of(store.get(["doc8"]), ["doc8"]) == {"doc8": versions["doc8"]}
 
 
+@needs_fork
 def test_bit_flips_in_the_wal_never_return_a_wrong_state(tmp_path: Path) -> None:
     """SQLite ends a damaged WAL at its last sound commit, so older versions may come back, but only whole ones."""
 
@@ -331,6 +337,7 @@ def test_full_database_keeps_what_was_committed(tmp_path: Path) -> None:
         assert contents(store) == {"a": 1, "b": 2}
 
 
+@needs_fork
 @pytest.mark.parametrize("work", ["put", "compact"])
 def test_file_size_limit_keeps_what_was_committed(tmp_path: Path, work: str) -> None:
     path = tmp_path / "store.sqlite"
@@ -339,6 +346,8 @@ def test_file_size_limit_keeps_what_was_committed(tmp_path: Path, work: str) -> 
 
     def limited(out: int) -> None:
         with open_writer(path) as store:
+            import resource  # there is none on Windows
+
             resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
             try:
                 if work == "put":
@@ -405,10 +414,12 @@ def beside_a_writer(path: Path, seconds: float) -> None:
         assert store.verify().ok
 
 
+@needs_fork
 def test_four_readers_beside_a_writer_for_3_seconds(tmp_path: Path) -> None:
     beside_a_writer(tmp_path / "store.sqlite", 3)
 
 
+@needs_fork
 @pytest.mark.slow
 def test_four_readers_beside_a_writer_for_20_seconds(tmp_path: Path) -> None:
     beside_a_writer(tmp_path / "store.sqlite", 20)

@@ -404,6 +404,11 @@ def no_write_access(folder: Path) -> Iterator[None]:
         folder.chmod(0o755)
 
 
+# On Windows a folder that cannot be written to cannot be made by chmod.
+needs_rights = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="there are no users to become on this system")
+
+
+@needs_rights
 @pytest.mark.parametrize("read_before", [True, False])
 def test_read_only_folder_can_be_read_and_says_so_to_a_writer(folder: Path, read_before: bool) -> None:
     path = folder / "store.sqlite"
@@ -424,6 +429,7 @@ def test_read_only_folder_can_be_read_and_says_so_to_a_writer(folder: Path, read
     assert sorted(folder.iterdir()) == files
 
 
+@needs_rights
 def test_read_only_folder_hides_no_rows_of_a_writer_that_crashed(folder: Path, path: Path) -> None:
     with SqliteStore(path, FINGERPRINT, read_only=False) as store:
         put(store, {"a": 1})
