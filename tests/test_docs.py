@@ -35,7 +35,8 @@ def clone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """The working folder is like a clone in which the demo has trained: tiny models lie where the pages say."""
-    shutil.copytree(mice_folder, tmp_path / "hub_cards" / "mice-mini")
+    for name in ("mice-mini", "mice-mini-narrow"):
+        shutil.copytree(mice_folder, tmp_path / "hub_cards" / name)
     shutil.copytree(embedding_folder, tmp_path / "demo_output" / "backbone")
     shutil.copytree(cross_encoder_folder, tmp_path / "demo_output" / "cross-encoder")
     monkeypatch.chdir(tmp_path)
