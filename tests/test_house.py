@@ -55,7 +55,7 @@ EXTRA_PACKAGES = {
     "ray": ("scale",),
     "scipy": ("evaluation",),
     "uvicorn": ("serving",),
-    "zstandard": ("data", "training"),
+    "zstandard": ("data",),
 }
 
 MOST_NAMES = 16  # in mice_st/, so that a reader takes it in at a glance

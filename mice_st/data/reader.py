@@ -28,7 +28,7 @@ from .formats import (
     text_rows,
     unpacked_lines,
 )
-from .tables import count_parquet_rows, csv_rows, parquet_rows, require_pyarrow
+from .tables import CheckColumns, count_parquet_rows, csv_rows, parquet_rows, require_pyarrow
 
 logger = logging.getLogger(__name__)
 
@@ -179,17 +179,35 @@ class CorpusReader(Iterator[Document]):
                 is_json = first is not None and first[1].lstrip().startswith(b"{")
                 yield from json_line_rows(lines) if is_json else text_rows(lines)
                 return
-            kind, packing = (self._format.kind, self._format.packing) if self._format else ("text", "")
-            if kind == "parquet":
-                yield from parquet_rows(self._file, self._columns.check)
-                return
+            assert self._format is not None  # as of every file
             self._stream = stack.enter_context(self._file.open("rb"))
-            raw = unpacked_lines(self._stream, packing)
-            if kind in ("csv", "tsv"):
-                yield from csv_rows(raw, "," if kind == "csv" else "\t", self._columns.check)
-            elif kind == "json":
-                yield from json_rows(raw, self._unit)
-            elif kind == "json_lines":
-                yield from json_line_rows(numbered_lines(raw))
-            else:
-                yield from text_rows(numbered_lines(raw))
+            yield from read_rows(self._file, self._format, self._stream, self._columns.check, self._unit)
+
+
+def read_rows(
+    file: Path, format_: FileFormat, stream: IO[bytes], check: CheckColumns, unit: list[str]
+) -> Iterator[Row]:
+    """The rows of any file that is read, as ``formats.py`` describes them.
+
+    Args:
+        file: The file.
+        format_: As its name says.
+        stream: The file, opened; its position says how much of it was read. Parquet is read beside it.
+        check: Raises a ValueError if a table lacks columns.
+        unit: Gets what rows of a ``.json`` file are counted by.
+
+    Raises:
+        UnreadableError: If the rest of the file cannot be read.
+    """
+    if format_.kind == "parquet":
+        yield from parquet_rows(file, check)
+        return
+    raw = unpacked_lines(stream, format_.packing)
+    if format_.kind in ("csv", "tsv"):
+        yield from csv_rows(raw, "," if format_.kind == "csv" else "\t", check)
+    elif format_.kind == "json":
+        yield from json_rows(raw, unit)
+    elif format_.kind == "json_lines":
+        yield from json_line_rows(numbered_lines(raw))
+    else:
+        yield from text_rows(numbered_lines(raw))

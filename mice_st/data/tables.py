@@ -36,14 +36,12 @@ def csv_rows(lines: Iterator[bytes], delimiter: str, check: CheckColumns) -> Ite
     Raises:
         UnreadableError: If the header is missing or bad.
     """
-    if csv.field_size_limit() < MOST_CHARACTERS:  # of the process: 131,072 characters are fewer than documents have
-        csv.field_size_limit(MOST_CHARACTERS)
     reader = csv.reader(_decoded(lines), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while True:
         number = reader.line_num + 1
         try:
-            cells = next(reader)
+            cells = _next_row(reader)
             if cells and NOT_UTF8.search("".join(cells)):
                 raise ValueError("not UTF-8")
             if cells and header is not None and len(cells) != len(header):
@@ -64,6 +62,15 @@ def csv_rows(lines: Iterator[bytes], delimiter: str, check: CheckColumns) -> Ite
             yield number, {name: cell for name, cell in zip(header, cells, strict=True) if name}
     if header is None:
         raise UnreadableError("there is no header", "line 1")
+
+
+def _next_row(reader: Iterator[list[str]]) -> list[str]:
+    """The next row; its cells may be longer than Python's limit of 131,072 characters, which is one for the whole process."""
+    before = csv.field_size_limit(MOST_CHARACTERS)
+    try:
+        return next(reader)
+    finally:
+        csv.field_size_limit(before)
 
 
 def _decoded(lines: Iterator[bytes]) -> Iterator[str]:

@@ -135,16 +135,16 @@ def test_a_fault_names_file_line_and_field(tmp_path: Path, row: dict[str, Any], 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"anchor,positive,negative\nq,p\n", "line 2: expected 3 fields as in the header, found 2"),
-        (b"anchor,positive,negative\nq,p,n\nq,p,n,m\n", "line 3: expected 3 fields as in the header, found 4"),
+        (b"anchor,positive,negative\nq,p\n", "line 2: expected 3 cells, as the header has, found 2"),
+        (b"anchor,positive,negative\nq,p,n\nq,p,n,m\n", "line 3: expected 3 cells, as the header has, found 4"),
         (b"anchor,positive,negative\nq,,n\n", "line 2: the field 'positive' is missing"),
-        (b"anchor,anchor,negative\n", "line 1: the column 'anchor' has no name, or one that is there twice"),
+        (b"anchor,anchor,negative\n", "line 1: the column 'anchor' is there twice"),
         (b'anchor,positive,negative\nq,"p,n\n', "line 2: unexpected end of data"),
-        (b"anchor,positive,negative\nq,\xff,n\n", "utf-8"),
+        (b"anchor,positive,negative\nq,\xff,n\n", "line 2: not UTF-8"),
         (b"query,document,score\nq,d,high\n", "line 2: score: must be a number, not 'high'"),
         (b"query,document,score\nq,d,nan\n", "line 2: scores: number 0 is nan"),
         (b"anchor,positive,negative\n", "no rows to train on"),
-        (b"", "no rows to train on"),
+        (b"", "there is no header"),
     ],
 )
 def test_faults_of_tables(tmp_path: Path, content: bytes, message: str) -> None:
