@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .engine import Entry
 from .errors import StoreCorruptError, StoreNotFoundError, UnknownDocumentError
 from .lance_files import (
     DOCUMENT_COLUMNS,
@@ -27,7 +28,6 @@ from .packed import PackedStates
 from .put_checks import check_ids
 from .reports import DamagedDocument, VerifyReport
 from .rows import DocumentRow, Packer, StateRow
-from .store import Entry
 from .where import Where
 
 _ENTRY_COLUMNS = {

@@ -14,6 +14,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from .engine import Change, Entry
 from .errors import StoreError, StoreNotFoundError
 from .identity import Fingerprint, StoreSettings, Tokenizer
 from .lance_commit import (
@@ -43,7 +44,6 @@ from .lance_versions import NOTHING, Uncommitted
 from .migration import Migration
 from .reports import CompactReport
 from .rows import DocumentRow, StateRow, read_pooled
-from .store import Change, Entry
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from .errors import StoreError
 from .identity import Fingerprint, StoreSettings
 from .migration import Migration
 from .rows import DocumentRow, RowFormat
-from .sqlite_files import write_meta
+from .sqlite_meta import write_meta
 from .sqlite_writer import SqliteWriter
 
 if TYPE_CHECKING:

@@ -18,13 +18,15 @@ from queue import Empty, LifoQueue
 
 from torch import Tensor
 
+from .engine import Entry
 from .errors import StoreCorruptError, StoreMovedError, StoreNotFoundError, UnknownDocumentError
 from .packed import PackedStates
 from .put_checks import check_ids
 from .rows import DocumentRow, Packer, StateRow
-from .sqlite_files import connect_reader, read_meta, translated
+from .sqlite_files import connect_reader, translated
+from .sqlite_meta import read_meta
 from .sqlite_search import SqliteSearch
-from .store import Entry, Store
+from .store import Store
 from .where import Where
 
 PAGE_ROWS = 1000  # light rows read per query by ids(), texts() and pooled()

@@ -16,7 +16,7 @@ from torch import Tensor
 from .errors import StoreCorruptError, StoreError
 from .identity import Tokenizer
 from .rows import read_pooled
-from .sqlite_files import read_counters, read_keys
+from .sqlite_meta import read_counters, read_keys
 from .vectors import VectorFile, best_slots, cosines, in_order, norms
 from .where import Where
 from .words import query_terms, quoted

@@ -12,7 +12,8 @@ from pathlib import Path
 from .errors import StoreLockedError, StoreNotFoundError
 from .identity import Fingerprint, StoreSettings
 from .reports import CompactReport, DamagedDocument, VerifyReport
-from .sqlite_files import LOCK_SECONDS, acquire, connect, create, read_counters, read_meta, sync, translated
+from .sqlite_files import LOCK_SECONDS, acquire, connect, create, sync, translated
+from .sqlite_meta import read_counters, read_meta
 from .sqlite_migration import SqliteMigration
 from .sqlite_search import slots_from_rows, vector_file, vectors_definition
 from .sqlite_verify import damaged_documents, verify_sqlite

@@ -16,13 +16,14 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from .engine import Change, Entry
 from .errors import StoreCorruptError, StoreError, StoreLockedError
 from .identity import FORMAT_VERSION, Fingerprint, StoreSettings
 from .rows import DocumentRow, RowFormat, StateRow
-from .sqlite_files import connect, read_version, sync, translated
+from .sqlite_files import connect, sync, translated
+from .sqlite_meta import read_version
 from .sqlite_store import SqliteStore
 from .sqlite_verify import structure_problems
-from .store import Change, Entry
 
 COPY_ROWS = 128
 

@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 from .errors import StoreCorruptError, StoreError
 from .reports import DamagedDocument
 from .rows import DocumentRow, StateRow, read_pooled
-from .sqlite_files import PAGE_BYTES, read_counters, read_keys, words_schema
+from .sqlite_files import PAGE_BYTES, words_schema
+from .sqlite_meta import read_counters, read_keys
 from .sqlite_reader import SqliteReader
 from .sqlite_search import WORD_COUNTS, vector_file, vectors_definition
 from .vectors import norms

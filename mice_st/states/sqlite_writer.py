@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from .engine import Change, Entry
 from .errors import StoreCorruptError, StoreError, StoreFullError
 from .identity import StoreSettings
 from .rows import DocumentRow, read_pooled
-from .sqlite_files import acquire, connect, read_counters, sync, translated, words_schema, write_meta, writers_lock
+from .sqlite_files import acquire, connect, sync, translated, words_schema, writers_lock
+from .sqlite_meta import read_counters, write_meta
 from .sqlite_reader import SqliteReader
 from .sqlite_search import VectorsDefinition, checked_vector, slots_from_rows, vector_file, vectors_definition
-from .store import Change, Entry
 from .words import indexed_text
 
 DEAD_SLOTS = 1000  # from here on, a quarter of dead slots makes the file of vectors anew
