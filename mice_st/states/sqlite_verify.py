@@ -10,6 +10,7 @@ import numpy as np
 from .errors import StoreCorruptError, StoreError
 from .reports import DamagedDocument
 from .rows import DocumentRow, StateRow, read_pooled
+from .sqlite_ann import ann_problems
 from .sqlite_files import PAGE_BYTES, words_schema
 from .sqlite_reader import SqliteReader
 from .sqlite_search import WORD_COUNTS, vector_file, vectors_definition
@@ -151,4 +152,5 @@ def _vectors(store: SqliteReader) -> list[str]:
             return [f"document {light.id!r}: its vector differs in {file.path.name}; `repair` makes it anew"]
     if place_of.keys() - dead != living:
         return [f"{file.path.name} holds other documents than the store; `repair` makes it anew"]
-    return []
+    with store._reader() as connection:
+        return ann_problems(connection, Path(store.path), definition.generation, mapped)
