@@ -21,6 +21,7 @@ from mice_st.states.errors import StoreError, StoreFullError, StoreReadOnlyError
 from mice_st.states.sqlite_store import SqliteStore
 from mice_st.states.sqlite_upgrade import salvage_sqlite
 from mice_st.states.store import Store
+from mice_st.states.vectors import cosines
 from mice_st.states.where import Where
 from tests.states.made import FINGERPRINT, Document
 from tests.states.test_search import check_history
@@ -74,11 +75,10 @@ def store(path: Path) -> Iterator[SqliteStore]:
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many vectors each pass of cosines has looked at."""
     numbers: list[int] = []
-    real = sqlite_search.cosines
 
     def counted(slots: np.ndarray, vector: torch.Tensor) -> np.ndarray:
         numbers.append(len(slots))
-        return real(slots, vector)
+        return cosines(slots, vector)
 
     monkeypatch.setattr(sqlite_search, "cosines", counted)
     return numbers
@@ -100,8 +100,8 @@ def recall(store: SqliteStore, ids: list[str], vectors: torch.Tensor, where: Whe
         found = store.search_vectors(query, top_k, where)
         assert len(found) == len(right)
         mine = torch.stack([vectors[place[id_]] for id_ in found])
-        cosines = F.cosine_similarity(mine.double(), query[None].double(), dim=-1)
-        assert list(found.values()) == pytest.approx(cosines.tolist(), abs=1e-6)
+        right_scores = F.cosine_similarity(mine.double(), query[None].double(), dim=-1)
+        assert list(found.values()) == pytest.approx(right_scores.tolist(), abs=1e-6)
         assert list(found.values()) == sorted(found.values(), reverse=True)
         shares.append(len(found.keys() & right.keys()) / len(right))
     return sum(shares) / len(shares)
