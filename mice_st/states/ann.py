@@ -25,7 +25,7 @@ import torch
 from .errors import StoreCorruptError
 from .vectors import unit_vectors
 
-LISTS = 2.0  # times the root of the number of vectors; more lists are slower to make and hardly faster to search
+LISTS = 2.0  # times the root of the number of vectors; more lists take longer to train
 SAMPLE = 64  # vectors of the training sample for each list
 ADD_SLOTS = 65536  # 100 MB of float32 at a width of 384
 # Measured by scripts/measure_ann.py: what keeps recall@100 above .99 on clustered vectors in all of its cases.
