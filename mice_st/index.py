@@ -367,6 +367,26 @@ class MiceIndex:
         """Give the space of deleted and replaced documents back."""
         return self._current(self._store.compact)
 
+    def build_ann(self) -> int:
+        """Make an approximate index of the vectors, for over about a million documents; see ``Store.build_ann``.
+
+        Returns:
+            How many vectors it covers.
+
+        Raises:
+            ImportError: If the extra ``ann`` is not installed.
+            StoreError: If there are no vectors, or this is no SQLite store.
+        """
+        return self._current(self._store.build_ann)
+
+    def drop_ann(self) -> bool:
+        """Remove the approximate index: the search by vectors is exact again.
+
+        Returns:
+            Whether there was one.
+        """
+        return self._current(self._store.drop_ann)
+
     def refresh(self) -> None:
         """Open the store anew, with the model that it names by now where none was given.
 

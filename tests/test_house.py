@@ -42,6 +42,7 @@ PARTS = (
 EXTRA_PACKAGES = {
     "bm25s": ("data",),
     "datasets": ("training", "evaluation.mteb", "research.laboratory"),
+    "faiss": ("states.ann",),
     "fastapi": ("serving",),
     "lance": ("states.lance", "scale"),
     "matplotlib": ("evaluation", "research.benchmark"),

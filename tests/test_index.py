@@ -292,6 +292,20 @@ def test_filters_hold_before_the_first_stage(index: MiceIndex) -> None:
 # Life
 
 
+def test_an_approximate_index_is_made_and_removed(index: MiceIndex, path: Path) -> None:
+    index.add(TEXTS)
+    before = index.search(QUERY, 3)
+    assert index.build_ann() == len(TEXTS)
+    assert Path(f"{path}-ann-2").exists()
+    index.add({"late": "a late text"})
+    assert len(index.search(QUERY, 10)) == len(TEXTS) + 1
+    index.delete(["late"])
+    assert index.search(QUERY, 3) == before
+    assert index.verify().ok
+    assert index.drop_ann()
+    assert not Path(f"{path}-ann-2").exists()
+
+
 def test_backup_of_an_index_in_use(path: Path, tmp_path: Path, mice: MiceCrossEncoder) -> None:
     with MiceIndex.open(path, mice, codec="fp32") as index:
         index.add(TEXTS)

@@ -22,7 +22,7 @@ TAKES: dict[str, tuple[str, ...]] = {
     "repair": ("model",),
     "sync": ("model", "id_column", "text_columns"),
     "migrate": ("codec",),
-    "index": ("tokenizer",),
+    "index": ("tokenizer", "ann"),
 }
 
 
@@ -41,7 +41,7 @@ class StoreOptions:
             "help": "What to do: info counts what it holds; verify checks every row; compact gives back the space of what was deleted; "
             "repair encodes damaged documents anew; delete removes documents; sync makes it hold these documents and no others; "
             "migrate moves it to another model while it is in use; upgrade turns a store of an older version into one of this; "
-            "backup copies it while it is in use; index makes words and vectors anew."
+            "backup copies it while it is in use; index makes words and vectors anew, or an approximate index of the vectors."
         }
     )
     store: str = field(metadata={"help": "The store.", "metavar": "STORE"})
@@ -69,12 +69,19 @@ class StoreOptions:
     tokenizer: Literal["unicode61", "trigram"] | None = field(
         default=None, metadata={"help": "How index tells words apart from now on (default: as before)."}
     )
+    ann: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether index makes an approximate index of the vectors, for over a million documents, or removes it, "
+            "instead of making words and vectors anew (default: neither)."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.action not in get_args(Action):
             raise ValueError(f"action: there is no {self.action!r}; choose from {', '.join(get_args(Action))}")
         needed = NEEDS.get(self.action, ())
-        for name in ("ids", "documents", "id_column", "text_columns", "model", "codec", "output", "tokenizer"):
+        for name in ("ids", "documents", "id_column", "text_columns", "model", "codec", "output", "tokenizer", "ann"):
             given, option = getattr(self, name) is not None, name.replace("_", "-")
             if name in needed and not given:
                 raise ValueError(f"{self.action}: needs --{option}")
@@ -82,6 +89,8 @@ class StoreOptions:
                 raise ValueError(f"{self.action}: takes no --{option}")
         if self.model is not None:
             self.model = resolve_model(self.model)
+        if self.ann is not None and self.tokenizer is not None:
+            raise ValueError("index: makes words anew by --tokenizer, or sees to the approximate index; run it twice")
 
 
 def run_store(options: StoreOptions) -> int:
@@ -200,6 +209,12 @@ def _index(options: StoreOptions) -> int:
     from mice_st.states.engines import open_store
 
     with open_store(options.store, None, read_only=False) as store:
+        if options.ann is not None:
+            if options.ann:
+                print(f"approximate index of {store.build_ann():,} vectors made")
+            else:
+                print("approximate index removed" if store.drop_ann() else "there was no approximate index")
+            return 0
         store.rebuild_first_stage(options.tokenizer)
         print(f"words ({store.settings.tokenizer}) and vectors of {len(store):,} documents made anew")
     return 0

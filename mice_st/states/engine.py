@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .errors import StoreReadOnlyError
+from .errors import StoreError, StoreReadOnlyError
 from .identity import Fingerprint, StoreSettings
 from .migration import Migration
 from .packed import PackedStates
@@ -149,6 +149,35 @@ class Engine(ABC):
         Args:
             tokenizer: As in ``StoreSettings``; None keeps what the store has.
         """
+
+    def build_ann(self) -> int:
+        """Make an approximate index of the vectors, which ``search_vectors`` uses from then on, and commit.
+
+        It is worth it from about a million documents. It is made anew with the vectors: by ``compact``, ``repair``, a
+        migration, and when a quarter of the vectors is dead. What is added in between is looked at as a whole.
+
+        Returns:
+            How many vectors it covers.
+
+        Raises:
+            ImportError: If the extra ``ann`` is not installed.
+            StoreError: If there are no vectors, if something is uncommitted, or if this engine has no such index.
+            StoreReadOnlyError: If the store was opened for reading.
+            StoreFullError: If the disk is full.
+        """
+        raise StoreError(f"{self._location}: only SQLite stores have an approximate index")
+
+    def drop_ann(self) -> bool:
+        """Remove the approximate index, and commit; ``search_vectors`` is exact again.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            StoreError: If something is uncommitted, or if this engine has no such index.
+            StoreReadOnlyError: If the store was opened for reading.
+        """
+        raise StoreError(f"{self._location}: only SQLite stores have an approximate index")
 
     @abstractmethod
     def backup(self, path: str) -> None:

@@ -141,5 +141,6 @@ def _file_bytes(path: str) -> int | None:
         return None
     if Path(path).is_dir():
         return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
-    files = [Path(path), Path(f"{path}-wal"), *Path(path).parent.glob(f"{Path(path).name}-vectors-*")]
+    folder, name = Path(path).parent, Path(path).name
+    files = [Path(path), Path(f"{path}-wal"), *folder.glob(f"{name}-vectors-*"), *folder.glob(f"{name}-ann-*")]
     return sum(file.stat().st_size for file in files if file.exists())

@@ -1,7 +1,7 @@
 """The files of a SQLite store: created whole or not at all, opened so that damage is noticed, locked for one writer.
 
 Beside ``store.sqlite`` lie ``store.sqlite.lock`` (held while something is written; stays, empty),
-``store.sqlite-vectors-N`` (made from the rows, see ``vectors.py``), and ``-wal`` and ``-shm``: while a writer is at work,
+``store.sqlite-vectors-N`` (made from the rows, see ``vectors.py``), ``store.sqlite-ann-N`` (made from these, see ``ann.py``), and ``-wal`` and ``-shm``: while a writer is at work,
 after a crash, and, the first of them empty, after reading. A store that nobody writes is whole without all of them. WAL
 with synchronous=FULL survives a killed process and a power cut. One connection writes at a time, and the database is not
 mapped: SQLite 3.7.0-3.51.2 can damage a WAL that two connections write to, and a truncated file that is mapped kills the
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -215,6 +215,14 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_file(path: Path, write: Callable[[], object]) -> None:
+    """Write a file beside the store; a full disk gets the store's own exception."""
+    try:
+        write()
+    except OSError as error:
+        raise StoreFullError(f"{path}: cannot be written: {error}; everything committed before is safe") from error
 
 
 def writers_lock(path: Path) -> FileLock:

@@ -125,7 +125,7 @@ class SqliteMigration(Migration):
             drop_migration(writer)
             write_meta(writer, self._fingerprint, self._settings)
             store._rebuild_vectors(writer)
-            writer.execute("UPDATE counters SET commits = commits + 1")
+            store._count_change(writer)
             store._end(commit=True)
             store._bind(self._fingerprint, self._settings, None)
         store._remove_old_files()

@@ -1,4 +1,4 @@
-"""The first stage of a SQLite store: words in its FTS5 table, vectors in the file beside it."""
+"""The first stage of a SQLite store: words in its FTS5 table, vectors in the file beside it, or by its index."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from .ann import AnnIndex, AnnView
 from .errors import StoreCorruptError, StoreError
 from .identity import Tokenizer
 from .rows import read_pooled
+from .sqlite_ann import SqliteAnn
 from .sqlite_meta import read_counters, read_keys
-from .vectors import VectorFile, best_slots, cosines, in_order, norms
+from .vectors import VectorFile, best_slots, cosines, in_order, norms, unit_query
 from .where import Where
 from .words import query_terms, quoted
 
@@ -65,12 +67,16 @@ class _Mapped:
         slots: As ``VectorFile.map`` gives them.
         keys: Key of each slot, ``(n,)`` int64.
         live: Whether each slot is a document's, ``(n,)`` bool.
+        numbered: Whether slots have the numbers that they have in the file; not where they were read from the rows.
+        view: The index with all live slots, once a search needs it; None before.
     """
 
     of: tuple[VectorsDefinition, int, int]
     slots: np.ndarray
     keys: np.ndarray
     live: np.ndarray
+    numbered: bool
+    view: tuple[AnnIndex, AnnView] | None = None
 
 
 class SqliteSearch:
@@ -83,6 +89,7 @@ class SqliteSearch:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._mapped: _Mapped | None = None
+        self._ann = SqliteAnn(path)
         self._lock = threading.Lock()
 
     def forget(self) -> None:
@@ -155,15 +162,41 @@ class SqliteSearch:
             condition, parameters = where.sql("m.value")
             keys = read_keys(connection, _ADMITTED.format(condition=condition), parameters)
             admitted = admitted & np.isin(mapped.keys, keys)
-        scores = cosines(mapped.slots, vector)
-        sound = bool((np.abs(scores[admitted]) < 1.001).all())  # neither NaN nor what no cosine can be
-        places = best_slots(scores, admitted, top_k) if sound else np.empty(0, dtype=np.int64)
+        places, scores = self._scored(connection, mapped, admitted, vector, top_k)
+        wanted = admitted if places is None else admitted[places]
+        sound = bool((np.abs(scores[wanted]) < 1.001).all())  # neither NaN nor what no cosine can be
+        best = best_slots(scores, wanted, top_k) if sound else np.empty(0, dtype=np.int64)
+        places, scores = (best if places is None else places[best]), scores[best]
         names = _ids_of(connection, mapped.keys[places].tolist())
         if not sound or len(names) != len(places):
             raise StoreCorruptError(
                 f"{self._path}: the file of vectors does not fit the store; `mice-st store repair` makes it anew"
             )
-        return in_order(((names[int(mapped.keys[place])], float(scores[place])) for place in places), top_k)
+        found = zip(mapped.keys[places].tolist(), scores.tolist(), strict=True)
+        return in_order(((names[key], score) for key, score in found), top_k)
+
+    def _scored(
+        self, connection: sqlite3.Connection, mapped: _Mapped, admitted: np.ndarray, vector: Tensor, top_k: int
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """The slots that were looked at, None for all of them, and their cosines with the vector."""
+        definition, slots, _ = mapped.of
+        index = self._ann.index(connection, definition.generation, slots) if mapped.numbered else None
+        if index is None:
+            return None, cosines(mapped.slots, vector)
+        kept = mapped.view
+        if admitted is mapped.live and kept is not None and kept[0] is index:
+            view = kept[1]
+        else:
+            view = index.view(admitted[: index.slots])
+            if admitted is mapped.live:
+                mapped.view = (index, view)
+        near = view.candidates(unit_query(vector).numpy(), top_k)
+        if near is None:
+            return None, cosines(mapped.slots, vector)
+        places = np.concatenate([near, np.arange(index.slots, slots)])  # what was added since is looked at as a whole
+        return places, np.concatenate(
+            [cosines(mapped.slots[near], vector), cosines(mapped.slots[index.slots :], vector)]
+        )
 
     def _map(self, connection: sqlite3.Connection, definition: VectorsDefinition) -> _Mapped:
         commits, _, slots = read_counters(connection)
@@ -174,7 +207,8 @@ class SqliteSearch:
             return before
         file = vector_file(self._path, definition)
         known = np.empty(0, dtype=np.int64)  # keys of slots never change
-        if file.holds(slots):
+        numbered = file.holds(slots)
+        if numbered:
             mapped_slots = file.map(slots)
             if before is not None and before.of[0] == definition and before.of[1] <= slots:
                 known = before.keys
@@ -186,7 +220,7 @@ class SqliteSearch:
             mapped_slots = slots_from_rows(connection, file)
         keys = np.concatenate([known, mapped_slots["key"][len(known) :]])
         dead = read_keys(connection, "SELECT key FROM dead_slots")
-        mapped = _Mapped(of, mapped_slots, keys, ~np.isin(keys, dead))
+        mapped = _Mapped(of, mapped_slots, keys, ~np.isin(keys, dead), numbered)
         with self._lock:
             self._mapped = mapped
         return mapped

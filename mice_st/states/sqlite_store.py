@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
-from .errors import StoreLockedError, StoreNotFoundError
+from .ann import faiss_package
+from .errors import StoreError, StoreLockedError, StoreNotFoundError
 from .identity import Fingerprint, StoreSettings
 from .reports import CompactReport, DamagedDocument, VerifyReport
-from .sqlite_files import LOCK_SECONDS, acquire, connect, create, sync, translated
+from .sqlite_ann import ann_definition, ann_file, has_ann, want_ann
+from .sqlite_files import LOCK_SECONDS, acquire, connect, create, sync, translated, write_file
 from .sqlite_meta import read_counters, read_meta
 from .sqlite_migration import SqliteMigration
 from .sqlite_search import slots_from_rows, vector_file, vectors_definition
 from .sqlite_verify import damaged_documents, verify_sqlite
-from .sqlite_writer import SqliteWriter, write_file
+from .sqlite_writer import SqliteWriter
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +114,7 @@ class SqliteStore(SqliteWriter):
             return CompactReport(before, self._bytes())
 
     def _bytes(self) -> int:
-        files = [self.path, Path(f"{self.path}-wal"), *self._vector_files()]
+        files = [self.path, Path(f"{self.path}-wal"), *(file for file, _ in self._made_files())]
         return sum(f.stat().st_size for f in files if f.exists())
 
     def backup(self, path: str) -> None:
@@ -128,6 +131,8 @@ class SqliteStore(SqliteWriter):
                 mapped = source.map(slots) if source.holds(slots) else slots_from_rows(reader, source)
                 copy = vector_file(target, definition)
                 write_file(copy.path, lambda: copy.write(0, mapped["key"].tolist(), mapped["vector"]))
+                if source.holds(slots):
+                    self._backup_ann(reader, definition.generation, target)
             temporary.unlink(missing_ok=True)
             connection = sqlite3.connect(temporary)
             try:
@@ -137,6 +142,45 @@ class SqliteStore(SqliteWriter):
         sync(temporary)
         os.replace(temporary, target)
         sync(target.parent if target.parent != Path() else Path("."))
+
+    def _backup_ann(self, reader: sqlite3.Connection, generation: int, target: Path) -> None:
+        """Copy the index, if there is one that can be used; the copy of the store says where it is missing."""
+        source, copy = ann_file(self.path, generation), ann_file(target, generation)
+        try:
+            if ann_definition(reader, generation) is None:
+                return
+            write_file(copy, lambda: shutil.copyfile(source, copy))
+        except (ValueError, FileNotFoundError):
+            return
+        sync(copy)
+
+    # An approximate index
+
+    def build_ann(self) -> int:
+        """Make an approximate index of the vectors, of their file made anew, and commit."""
+        self._refuse_uncommitted("making an approximate index")
+        faiss_package()
+        with self._transaction() as writer:
+            want_ann(writer)
+            self._rebuild_vectors(writer)
+            (slots,) = writer.execute("SELECT slots FROM counters").fetchone()
+            if not slots:
+                raise StoreError(f"{self.path}: no document has a pooled vector")
+            self._count_change(writer)
+            self._end(commit=True)
+        self._remove_old_files()
+        return int(slots)
+
+    def drop_ann(self) -> bool:
+        """Remove the approximate index, and commit."""
+        self._refuse_uncommitted("removing the approximate index")
+        with self._transaction() as writer:
+            there = has_ann(writer)
+            writer.execute("DELETE FROM derived WHERE name = 'ann'")
+            self._count_change(writer)
+            self._end(commit=there)
+        self._remove_old_files()
+        return there
 
     def begin_migration(self, fingerprint: Fingerprint, settings: StoreSettings) -> SqliteMigration:
         """Begin to move the store to another model, or go on with it."""

@@ -20,6 +20,7 @@ from .engine import Change, Entry
 from .errors import StoreCorruptError, StoreError, StoreLockedError
 from .identity import FORMAT_VERSION, Fingerprint, StoreSettings
 from .rows import DocumentRow, RowFormat, StateRow
+from .sqlite_ann import has_ann, want_ann
 from .sqlite_files import connect, sync, translated
 from .sqlite_meta import read_version
 from .sqlite_store import SqliteStore
@@ -134,10 +135,23 @@ def salvage_sqlite(store: SqliteStore) -> list[str] | None:
                 _copy(new, batch)
                 batch = []
         _copy(new, batch)
+        if _wants_ann(store):
+            with new._transaction() as writer:
+                want_ann(writer)
+                new._end(commit=True)
     store._close_idle()
     with store._locked():
         _take_place(store.path, target)
     return lost
+
+
+def _wants_ann(store: SqliteStore) -> bool:
+    """Whether a damaged store has an approximate index; not where even that cannot be read."""
+    with closing(connect(store.path, "ro")) as connection:
+        try:
+            return has_ann(connection)
+        except sqlite3.Error:
+            return False
 
 
 def _readable(store: SqliteStore, lost: list[str]) -> Iterator[Change]:
@@ -200,10 +214,11 @@ def _take_place(path: Path, copy: Path) -> None:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
     with translated(copy), closing(connect(copy, "rw")) as new:  # takes what waits in its WAL into the file
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    for file in path.parent.glob(f"{path.name}-vectors-*"):
-        file.unlink()
-    for file in path.parent.glob(f"{copy.name}-vectors-*"):
-        os.replace(file, path.with_name(path.name + file.name.removeprefix(copy.name)))
+    for made in ("vectors", "ann"):
+        for file in path.parent.glob(f"{path.name}-{made}-*"):
+            file.unlink()
+        for file in path.parent.glob(f"{copy.name}-{made}-*"):
+            os.replace(file, path.with_name(path.name + file.name.removeprefix(copy.name)))
     os.replace(copy, path)
     sync(path.parent)
     Path(f"{copy}.lock").unlink(missing_ok=True)

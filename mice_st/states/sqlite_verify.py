@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from .errors import StoreCorruptError, StoreError
 from .reports import DamagedDocument
 from .rows import DocumentRow, StateRow, read_pooled
+from .sqlite_ann import ann_problems
 from .sqlite_files import PAGE_BYTES, words_schema
 from .sqlite_meta import read_counters, read_keys
 from .sqlite_reader import SqliteReader
@@ -154,4 +155,5 @@ def _vectors(store: SqliteReader) -> list[str]:
             return [f"document {light.id!r}: its vector differs in {file.path.name}; `repair` makes it anew"]
     if place_of.keys() - dead != living:
         return [f"{file.path.name} holds other documents than the store; `repair` makes it anew"]
-    return []
+    with store._reader() as connection:
+        return ann_problems(connection, Path(store.path), definition.generation, mapped)

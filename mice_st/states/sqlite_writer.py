@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,10 +13,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .engine import Change, Entry
-from .errors import StoreCorruptError, StoreError, StoreFullError
+from .errors import StoreCorruptError, StoreError
 from .identity import StoreSettings
 from .rows import DocumentRow, read_pooled
-from .sqlite_files import acquire, connect, sync, translated, words_schema, writers_lock
+from .sqlite_ann import ann_definition, ann_file, forget_ann, has_ann, make_ann
+from .sqlite_files import acquire, connect, sync, translated, words_schema, write_file, writers_lock
 from .sqlite_meta import read_counters, write_meta
 from .sqlite_reader import SqliteReader
 from .sqlite_search import VectorsDefinition, checked_vector, slots_from_rows, vector_file, vectors_definition
@@ -235,15 +237,21 @@ class SqliteWriter(SqliteReader):
         writer.execute("UPDATE counters SET slots = ?", (slots + len(with_vector),))
 
     def _count_change(self, writer: sqlite3.Connection) -> None:
-        """Tell readers that what they keep in memory may be old, and that words and vectors are not."""
+        """Tell readers that what they keep in memory may be old, and that words, vectors and their index are not."""
         self._changed = True
         writer.execute("UPDATE counters SET commits = commits + 1")
-        writer.execute("UPDATE derived SET commits = (SELECT commits FROM counters) WHERE name IN ('words', 'vectors')")
+        writer.execute(
+            "UPDATE derived SET commits = (SELECT commits FROM counters) WHERE name IN ('words', 'vectors', 'ann')"
+        )
 
     # What is made from the rows
 
     def _rebuild_vectors(self, writer: sqlite3.Connection) -> bool:
-        """Make the file of vectors anew, under a new name; returns whether there is one."""
+        """Make the file of vectors anew, under a new name, and its index where one is wanted.
+
+        Returns:
+            Whether there is a file that is not used any more, or a new one.
+        """
         before = None
         with suppress(StoreCorruptError):  # what is made anew may be damaged
             before = vectors_definition(writer)
@@ -252,6 +260,7 @@ class SqliteWriter(SqliteReader):
             for row in writer.execute("SELECT DISTINCT substr(pooled, 1, 1) FROM documents WHERE pooled IS NOT NULL")
         }
         writer.execute("DELETE FROM derived WHERE name = 'vectors'")
+        forget_ann(writer)
         writer.execute("DELETE FROM dead_slots")
         writer.execute("UPDATE counters SET slots = 0")
         if not dtypes:
@@ -259,12 +268,14 @@ class SqliteWriter(SqliteReader):
         (blob,) = writer.execute(
             "SELECT pooled FROM documents WHERE pooled IS NOT NULL ORDER BY key LIMIT 1"
         ).fetchone()
-        taken = [int(file.name.rpartition("-")[2]) for file in self._vector_files()]
+        taken = [generation for _, generation in self._made_files()]
         generation = max([0 if before is None else before.generation, *taken]) + 1
         definition = VectorsDefinition(generation, checked_vector(blob, 0).size, dtypes == {b"e"})
         file = vector_file(self.path, definition)
         slots = slots_from_rows(writer, file)
         write_file(file.path, lambda: file.write(0, slots["key"].tolist(), slots["vector"]))
+        if has_ann(writer):
+            make_ann(writer, self.path, generation, slots)
         sync(self.path.parent)
         writer.execute("INSERT INTO derived VALUES ('vectors', ?, 0)", (json.dumps(definition),))
         writer.execute("UPDATE counters SET slots = ?", (len(slots),))
@@ -298,17 +309,24 @@ class SqliteWriter(SqliteReader):
             self._end(commit=True)
         self._remove_old_files()
 
-    def _vector_files(self) -> list[Path]:
-        prefix = f"{self.path.name}-vectors-"
-        return [f for f in self.path.parent.iterdir() if f.name.startswith(prefix) and f.name[len(prefix) :].isdigit()]
+    def _made_files(self) -> list[tuple[Path, int]]:
+        """Files of vectors and their indexes, half-made ones too, with their generations."""
+        form = re.compile(rf"{re.escape(self.path.name)}-(?:vectors|ann)-(\d+)(?:\.new)?")
+        matches = [(file, form.fullmatch(file.name)) for file in self.path.parent.iterdir()]
+        return [(file, int(match[1])) for file, match in matches if match]
 
     def _remove_old_files(self) -> None:
-        """Files of vectors that the latest commit does not name; who has one mapped keeps it until it lets go."""
+        """Files that the latest commit does not name; who has one mapped keeps it until it lets go."""
         with self._locked(), self._reader() as reader:
             definition = vectors_definition(reader)
-            used = None if definition is None else vector_file(self.path, definition).path
-            for file in self._vector_files():
-                if file != used:
+            used = set()
+            if definition is not None:
+                used.add(vector_file(self.path, definition).path)
+                with suppress(ValueError):  # made from other vectors: not used
+                    if ann_definition(reader, definition.generation) is not None:
+                        used.add(ann_file(self.path, definition.generation))
+            for file, _ in self._made_files():
+                if file not in used:
                     with suppress(OSError):  # Windows keeps a mapped file; the next compaction removes it
                         file.unlink()
 
@@ -327,11 +345,3 @@ def insert_documents(writer: sqlite3.Connection, rows: Iterable[tuple[int, Docum
         )
         if row.metadata is not None:
             writer.execute("INSERT INTO metadata VALUES (?, ?)", (key, row.metadata))
-
-
-def write_file(path: Path, write: object) -> None:
-    """Write a file beside the store; a full disk gets the store's own exception."""
-    try:
-        write()  # type: ignore[operator]
-    except OSError as error:
-        raise StoreFullError(f"{path}: cannot be written: {error}; everything committed before is safe") from error

@@ -69,6 +69,17 @@ def norms(vectors: np.ndarray) -> np.ndarray:
     return np.sqrt(np.square(vectors.astype(np.float64)).sum(axis=1)).astype(np.float32)
 
 
+def unit_vectors(slots: np.ndarray) -> np.ndarray:
+    """Vectors of slots, each of length 1 or all zeros: ``(n, width)`` float32."""
+    return slots["vector"].astype(np.float32) / np.maximum(slots["norm"], np.finfo(np.float32).tiny)[:, None]
+
+
+def unit_query(vector: Tensor) -> Tensor:
+    """A vector ``(width,)`` with length 1, float32 on the CPU; one of zeros stays so."""
+    query = vector.detach().to("cpu", torch.float32)
+    return query / query.norm().clamp_min(torch.finfo(torch.float32).tiny)
+
+
 def cosines(slots: np.ndarray, vector: Tensor) -> np.ndarray:
     """Cosines of all slots with one vector, ``(n,)`` float32; exact products of what is stored, chunk by chunk.
 
@@ -76,8 +87,7 @@ def cosines(slots: np.ndarray, vector: Tensor) -> np.ndarray:
         slots: As ``VectorFile.map`` gives them.
         vector: ``(width,)``, any floating dtype and device; a vector of zeros gives zeros.
     """
-    query = vector.detach().to("cpu", torch.float32)
-    query = query / query.norm().clamp_min(torch.finfo(torch.float32).tiny)
+    query = unit_query(vector)
     scores = np.empty(len(slots), dtype=np.float32)
     for start in range(0, len(slots), CHUNK_SLOTS):
         chunk = slots[start : start + CHUNK_SLOTS]

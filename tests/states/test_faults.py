@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 import traceback
@@ -77,8 +78,10 @@ def open_reader(path: Path) -> SqliteStore:
 # Killed processes
 
 
-def killed_writer(path: Path, seed: int, before: dict[str, int], seconds: float) -> tuple[dict[str, int], str]:
-    """Kill a writer after a while; check that the store holds what it had acknowledged, and at most the operation under way.
+def killed_writer(
+    path: Path, seed: int, before: dict[str, int], operations_done: int, seconds: float
+) -> tuple[dict[str, int], str]:
+    """Kill a writer some seconds after it has acknowledged some operations (at most ten seconds after it began); check that the store holds what it had acknowledged, and at most the operation under way.
 
     Returns:
         The contents left behind, and the kind of operation that was under way.
@@ -91,9 +94,12 @@ def killed_writer(path: Path, seed: int, before: dict[str, int], seconds: float)
                 os.write(acknowledge, b".")
 
     pid, read_end = fork(work)
+    seen = b""
+    while len(seen) < operations_done and select.select([read_end], [], [], 10)[0]:
+        seen += os.read(read_end, operations_done - len(seen)) or b"!"
     time.sleep(seconds)
     os.kill(pid, signal.SIGKILL)
-    acknowledged = drain(read_end)
+    acknowledged = seen + drain(read_end)
     os.waitpid(pid, 0)
     assert set(acknowledged) <= {ord(".")}, acknowledged.decode()
     done = len(acknowledged)
@@ -116,7 +122,7 @@ def kill_many(path: Path, times: int) -> None:
     before: dict[str, int] = {}
     kinds = set()
     for seed in range(times):
-        before, kind = killed_writer(path, seed, before, random.choice([0.01, 0.05, 0.15, 0.3]) * random.random())
+        before, kind = killed_writer(path, seed, before, random.randint(0, 6), 0.03 * random.random())
         kinds.add(kind)
     assert {"put", "delete", "compact"} <= kinds
     assert before

@@ -61,7 +61,7 @@ def test_kill_9_twenty_times(mice: MiceCrossEncoder, tmp_path: Path) -> None:
     now: dict[str, str] = {}
     kinds = set()
     for seed in range(20):
-        now, kind = kill_store.trial(mice, tmp_path / "index.sqlite", seed, now, 0.1 + 0.05 * (seed % 5))
+        now, kind = kill_store.trial(mice, tmp_path / "index.sqlite", seed, now, seed % 4, 0.01 * (seed % 5))
         kinds.add(kind)
     assert now
     assert kinds - {"create"}
