@@ -6,6 +6,7 @@ import json
 import logging
 import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from .errors import StoreCorruptError, StoreError
 from .identity import Tokenizer
 from .rows import read_pooled
 from .sqlite_ann import SqliteAnn
+from .sqlite_files import connect_reader
 from .sqlite_meta import read_counters, read_keys
 from .vectors import VectorFile, best_slots, cosines, in_order, norms, unit_query
 from .where import Where
@@ -51,6 +53,17 @@ def vectors_definition(connection: sqlite3.Connection) -> VectorsDefinition | No
         return VectorsDefinition(int(generation), int(width), bool(half))
     except (TypeError, ValueError) as error:
         raise StoreCorruptError(f"the entry of the file of vectors is damaged: {row[0]!r}") from error
+
+
+def is_replaced(path: Path, definition: VectorsDefinition) -> bool:
+    """Whether the latest commit names another file of vectors: then one that a reader misses is no damage.
+
+    Args:
+        path: The database.
+        definition: What the commit that is read says of its file.
+    """
+    with closing(connect_reader(path)) as latest:
+        return vectors_definition(latest) != definition
 
 
 def vector_file(path: Path, definition: VectorsDefinition) -> VectorFile:
@@ -207,17 +220,19 @@ class SqliteSearch:
             return before
         file = vector_file(self._path, definition)
         known = np.empty(0, dtype=np.int64)  # keys of slots never change
-        numbered = file.holds(slots)
-        if numbered:
-            mapped_slots = file.map(slots)
+        found = file.map(slots)
+        numbered = found is not None
+        if found is None:
+            if not is_replaced(self._path, definition):
+                logger.warning(
+                    "%s: not there or too short; the vectors are read from the rows. `mice-st store repair` makes it anew",
+                    file.path,
+                )
+            mapped_slots = slots_from_rows(connection, file)
+        else:
+            mapped_slots = found
             if before is not None and before.of[0] == definition and before.of[1] <= slots:
                 known = before.keys
-        else:
-            logger.warning(
-                "%s: not there or too short; the vectors are read from the rows. `mice-st store repair` makes it anew",
-                file.path,
-            )
-            mapped_slots = slots_from_rows(connection, file)
         keys = np.concatenate([known, mapped_slots["key"][len(known) :]])
         dead = read_keys(connection, "SELECT key FROM dead_slots")
         mapped = _Mapped(of, mapped_slots, keys, ~np.isin(keys, dead), numbered)

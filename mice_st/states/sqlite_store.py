@@ -128,10 +128,11 @@ class SqliteStore(SqliteWriter):
             slots = read_counters(reader).slots
             if definition is not None:
                 source = vector_file(self.path, definition)
-                mapped = source.map(slots) if source.holds(slots) else slots_from_rows(reader, source)
+                found = source.map(slots)
+                mapped = slots_from_rows(reader, source) if found is None else found
                 copy = vector_file(target, definition)
                 write_file(copy.path, lambda: copy.write(0, mapped["key"].tolist(), mapped["vector"]))
-                if source.holds(slots):
+                if found is not None:
                     self._backup_ann(reader, definition.generation, target)
             temporary.unlink(missing_ok=True)
             connection = sqlite3.connect(temporary)
@@ -149,9 +150,11 @@ class SqliteStore(SqliteWriter):
         try:
             if ann_definition(reader, generation) is None:
                 return
-            write_file(copy, lambda: shutil.copyfile(source, copy))
+            file = open(source, "rb")
         except (ValueError, FileNotFoundError):
             return
+        with file, open(copy, "wb") as target_file:
+            write_file(copy, lambda: shutil.copyfileobj(file, target_file))
         sync(copy)
 
     # An approximate index

@@ -15,7 +15,7 @@ from .sqlite_ann import ann_problems
 from .sqlite_files import PAGE_BYTES, words_schema
 from .sqlite_meta import read_counters, read_keys
 from .sqlite_reader import SqliteReader
-from .sqlite_search import WORD_COUNTS, vector_file, vectors_definition
+from .sqlite_search import WORD_COUNTS, is_replaced, vector_file, vectors_definition
 from .vectors import norms
 from .words import indexed_text
 
@@ -139,9 +139,10 @@ def _vectors(store: SqliteReader) -> list[str]:
             return [] if row is None else [f"document {row[0]!r}: its vector stands in no file of vectors"]
         slots = read_counters(connection).slots
         file = vector_file(Path(store.path), definition)
-        if not file.holds(slots):
-            return [f"{file.path}: not there or too short; `repair` makes it anew"]
         mapped = file.map(slots)
+        if mapped is None:  # of a commit that is not the latest any more, it may be gone
+            lost = [f"{file.path}: not there or too short; `repair` makes it anew"]
+            return [] if is_replaced(store.path, definition) else lost
         place_of = {int(key): place for place, key in enumerate(mapped["key"])}
         dead = set(read_keys(connection, "SELECT key FROM dead_slots").tolist())
     living = set()

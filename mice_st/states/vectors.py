@@ -56,12 +56,22 @@ class VectorFile:
         """Whether the file is there and long enough."""
         return self.path.exists() and self.path.stat().st_size >= slots * self.slot.itemsize
 
-    def map(self, slots: int) -> np.ndarray:
-        """The first slots, mapped: pages are read when they are needed, and shared between processes."""
+    def map(self, slots: int) -> np.ndarray | None:
+        """The first slots, mapped: pages are read when they are needed, and shared between processes.
+
+        Returns:
+            ``(slots,)``, or None where the file is not there or too short: damaged, or replaced by a newer one.
+        """
         if not slots:
             return np.empty(0, dtype=self.slot)
-        # Copy on write: torch warns about arrays that cannot be written to.
-        return np.memmap(self.path, dtype=self.slot, mode="c", shape=(slots,))
+        try:
+            with open(self.path, "rb") as file:
+                if os.fstat(file.fileno()).st_size < slots * self.slot.itemsize:
+                    return None
+                # Copy on write: torch warns about arrays that cannot be written to.
+                return np.memmap(file, dtype=self.slot, mode="c", shape=(slots,))
+        except FileNotFoundError:
+            return None
 
 
 def norms(vectors: np.ndarray) -> np.ndarray:

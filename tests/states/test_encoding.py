@@ -331,3 +331,13 @@ def test_long_documents_are_stored_by_passage_and_counted(mice: MiceCrossEncoder
     assert encode_corpus(mice, corpus, store, passages=True, overlap=4).changed == 5
     assert encode_corpus(mice, corpus, store).changed == 5
     assert store_info(store, str(store.path)).long == 0
+
+
+@pytest.mark.parametrize("show", [True, False, None])
+def test_a_progress_bar_changes_nothing(
+    show: bool | None, mice: MiceCrossEncoder, store: SqliteStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = encode_corpus(mice, documents(2), store, show_progress_bar=show)
+    again = encode_corpus(mice, documents(3), store, show_progress_bar=show)
+    assert (report.documents, report.added, again.added, again.unchanged) == (2, 2, 1, 2)
+    assert ("Documents" in capsys.readouterr().err) == bool(show)

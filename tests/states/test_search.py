@@ -456,6 +456,25 @@ def test_a_lost_file_of_vectors_is_read_from_the_rows_and_made_anew(
         assert "new" in store.search_vectors(torch.ones(8), 50)
 
 
+def test_a_reader_of_an_older_commit_misses_no_file_of_vectors(
+    store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its file is removed by whoever compacts, perhaps before it was mapped."""
+    put_texts(store, {f"d{number}": f"text {number}" for number in range(20)})
+    store.commit()
+    with SqliteStore(store.path, None, read_only=True) as reader:
+        right = store.search_vectors(torch.ones(8), 5)
+        with reader.reading():
+            assert len(reader) == 20  # from here on it reads this commit
+            store.delete(list(right))
+            store.commit()
+            store.compact()
+            assert reader.search_vectors(torch.ones(8), 5) == pytest.approx(right)
+            assert reader.verify().problems == []
+        assert not set(reader.search_vectors(torch.ones(8), 15)) & set(right)
+    assert "makes it anew" not in caplog.text
+
+
 @pytest.mark.parametrize("field", ["key", "norm", "vector"])
 def test_a_damaged_file_of_vectors_is_an_error_or_found_by_verify(tmp_path: Path, field: str) -> None:
     path = tmp_path / "store.sqlite"
