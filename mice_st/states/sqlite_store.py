@@ -150,11 +150,10 @@ class SqliteStore(SqliteWriter):
         try:
             if ann_definition(reader, generation) is None:
                 return
-            file = open(source, "rb")
-        except (ValueError, FileNotFoundError):
+            with open(source, "rb") as file, open(copy, "wb") as target_file:
+                write_file(copy, lambda: shutil.copyfileobj(file, target_file))
+        except (ValueError, FileNotFoundError):  # the second: it was replaced meanwhile
             return
-        with file, open(copy, "wb") as target_file:
-            write_file(copy, lambda: shutil.copyfileobj(file, target_file))
         sync(copy)
 
     # An approximate index
