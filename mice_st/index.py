@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any, Literal, Self, TypeVar
@@ -46,6 +47,8 @@ class MiceIndex:
         self._model = model
         self._own_model = model is None  # may be exchanged when the store moves to another one
         self._reopen = reopen
+        self._exchange = threading.RLock()  # store and model belong together
+        self._left: list[Store] = []  # stores that threads may still be using
 
     @classmethod
     def open(
@@ -85,6 +88,7 @@ class MiceIndex:
             ValueError: If a setting is not the one that the index has, or is impossible.
         """
         location = fspath(path)
+        _check_settings(passages, overlap, prompt)
 
         def existing() -> Store:
             return open_store(location, None, read_only=read_only, storage_options=storage_options)
@@ -94,7 +98,7 @@ class MiceIndex:
         except StoreNotFoundError:
             if read_only or model is None:
                 raise
-            model = _load(fspath(model)) if isinstance(model, str | PathLike) else model
+            model = _model_of(model)
             if overlap is not None and not passages:
                 raise ValueError("overlap: needs passages=True") from None
             shared = check_overlap(model.module, overlap) if passages else None
@@ -103,7 +107,7 @@ class MiceIndex:
             store = open_store(location, made_by, read_only=False, settings=settings, storage_options=storage_options)
         try:
             made_by, settings = store.fingerprint, store.settings
-            model = _load(fspath(model)) if isinstance(model, str | PathLike) else model
+            model = None if model is None else _model_of(model)
             if model is not None:
                 wanted = fingerprint_of(model, made_by.codec, made_by.prompt)
                 made_by.check(wanted, settings.model, model_name(model))
@@ -137,15 +141,22 @@ class MiceIndex:
         Raises:
             ValueError: If the index names no model, or one of that name does not fit.
         """
-        if self._model is None:
-            name = self._store.settings.model
-            if not name:
-                raise ValueError(f"{self._path}: the index does not say which model made it; open it with that model")
-            model = _load(name)
-            made_by = self._store.fingerprint
-            made_by.check(fingerprint_of(model, made_by.codec, made_by.prompt), name, name)
-            self._model = model
-        return self._model
+        return self._pair()[1]
+
+    def _pair(self) -> tuple[Store, MiceCrossEncoder]:
+        """The store and the model that made it."""
+        with self._exchange:
+            if self._model is None:
+                name = self._store.settings.model
+                if not name:
+                    raise ValueError(
+                        f"{self._path}: the index does not say which model made it; open it with that model"
+                    )
+                model = _load(name)
+                made_by = self._store.fingerprint
+                made_by.check(fingerprint_of(model, made_by.codec, made_by.prompt), name, name)
+                self._model = model
+            return self._store, self._model
 
     def __len__(self) -> int:
         """Number of documents."""
@@ -191,10 +202,9 @@ class MiceIndex:
     def _encode(
         self, documents: Iterable[Document], others: Literal["ignore", "remove"], show: bool | None
     ) -> EncodeReport:
-        return self._current(
-            lambda: encode_corpus(self.model, documents, self._store, others=others, show_progress_bar=show),
-            retry=False,  # an iterator cannot be read again
-        )
+        len(self)  # follows a migration, which cannot be followed once the documents have begun to be read
+        store, model = self._pair()
+        return encode_corpus(model, documents, store, others=others, show_progress_bar=show)
 
     def delete(self, ids: str | Sequence[str], *, missing: Literal["raise", "ignore"] = "raise") -> int:
         """Remove documents.
@@ -209,7 +219,8 @@ class MiceIndex:
         Raises:
             UnknownDocumentError: If there is no such document; nothing is removed.
         """
-        wanted = list(dict.fromkeys([ids] if isinstance(ids, str) else ids))
+        _check_missing(missing)
+        wanted = list(dict.fromkeys(as_ids(ids)))
 
         def remove() -> int:
             known = wanted
@@ -241,7 +252,8 @@ class MiceIndex:
         Raises:
             UnknownDocumentError: If there is no such document; names all of them.
         """
-        rows = self._current(lambda: list(self._store.checked_documents(ids)))
+        wanted = as_ids(ids)
+        rows = self._current(lambda: list(self._store.checked_documents(wanted)))
         return [
             Document(row.id, row.text or "", None if row.metadata is None else json.loads(row.metadata)) for row in rows
         ]
@@ -312,9 +324,10 @@ class MiceIndex:
         Raises:
             UnknownDocumentError: If there is no such document; names all of them.
         """
+        _check_missing(missing)
         unknown: Literal["raise", "drop"] = "raise" if missing == "raise" else "drop"
         return self._rank(
-            query, ids=ids, unknown=unknown, top_k=top_k, return_documents=return_documents, prompt=prompt
+            query, ids=as_ids(ids), unknown=unknown, top_k=top_k, return_documents=return_documents, prompt=prompt
         )
 
     def rank_many(
@@ -337,8 +350,9 @@ class MiceIndex:
         """
         if isinstance(queries, str):
             raise ValueError("queries: expected a list of queries, got one string.")
+        queries = list(queries)
         if ids is None:
-            return [self.search(query, top_k or 10, **how) for query in queries]
+            return [self.search(query, 10 if top_k is None else top_k, **how) for query in queries]
         lists: list[Any] = list(ids)
         if all(isinstance(id_, str) for id_ in lists):
             lists = [lists] * len(queries)
@@ -348,8 +362,8 @@ class MiceIndex:
 
     def _rank(self, query: str, *, prompt: str, **how: Any) -> Ranking:
         def ranked() -> Ranking:
-            model = self.model
-            return rank_store(model.module, self._store, query, prompt=prompt, activation_fn=model.activation_fn, **how)
+            store, model = self._pair()
+            return rank_store(model.module, store, query, prompt=prompt, activation_fn=model.activation_fn, **how)
 
         return self._current(ranked)
 
@@ -361,11 +375,11 @@ class MiceIndex:
 
     def repair(self, show_progress_bar: bool | None = None) -> RepairReport:
         """Encode damaged documents anew from their texts, and make words and vectors anew; see ``repair_store``."""
-        return repair_store(self._store, self.model, show_progress_bar)
+        return self._apart(lambda store: repair_store(store, self.model, show_progress_bar))
 
     def compact(self) -> CompactReport:
         """Give the space of deleted and replaced documents back."""
-        return self._current(self._store.compact)
+        return self._apart(lambda store: store.compact())
 
     def build_ann(self) -> int:
         """Make an approximate index of the vectors, for over about a million documents; see ``Store.build_ann``.
@@ -377,7 +391,7 @@ class MiceIndex:
             ImportError: If the extra ``ann`` is not installed.
             StoreError: If there are no vectors, or this is no SQLite store.
         """
-        return self._current(self._store.build_ann)
+        return self._apart(lambda store: store.build_ann())
 
     def drop_ann(self) -> bool:
         """Remove the approximate index: the search by vectors is exact again.
@@ -385,18 +399,19 @@ class MiceIndex:
         Returns:
             Whether there was one.
         """
-        return self._current(self._store.drop_ann)
+        return self._apart(lambda store: store.drop_ann())
 
     def refresh(self) -> None:
         """Open the store anew, with the model that it names by now where none was given.
 
         There is no need to: every call sees the latest commit, and follows a migration.
         """
-        store = self._reopen()
-        self._store.close()
-        self._store = store
-        if self._own_model:
-            self._model = None
+        with self._exchange:
+            store = self._reopen()
+            self._left.append(self._store)
+            self._store = store
+            if self._own_model:
+                self._model = None
 
     def backup(self, path: str | PathLike[str]) -> None:
         """Write a copy of the index, which may be in use; nothing may lie at ``path``."""
@@ -419,16 +434,20 @@ class MiceIndex:
         Returns:
             How many documents were encoded by this call; a broken-off migration goes on where it was.
         """
-        new = _load(fspath(model)) if isinstance(model, str | PathLike) else model
-        encoded = migrate_store(
-            self._store, new, lasting_name(model_name(new)), codec=codec, show_progress_bar=show_progress_bar
+        new = _model_of(model)
+        name = lasting_name(model_name(new))
+        encoded = self._apart(
+            lambda store: migrate_store(store, new, name, codec=codec, show_progress_bar=show_progress_bar)
         )
-        self._model = new
+        with self._exchange:
+            self.refresh()
+            self._model = new
         return encoded
 
     def close(self) -> None:
         """Release files and locks. Closing twice is allowed."""
-        self._store.close()
+        for store in (*self._left, self._store):
+            store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -436,19 +455,65 @@ class MiceIndex:
     def __exit__(self, *args: object) -> None:
         self.close()
 
-    def _current(self, answer: Callable[[], Answer], retry: bool = True) -> Answer:
+    def _current(self, answer: Callable[[], Answer]) -> Answer:
         """Answer, after a migration from the store as it is now.
 
         Raises:
-            StoreMovedError: If the index was opened with a model, and has been moved to another one.
+            StoreMovedError: If the index was opened with a model, and somebody else has moved it to another one.
         """
+        before = self._store
         try:
             return answer()
         except StoreMovedError:
-            if not (self._own_model and retry):
-                raise
-            self.refresh()
+            with self._exchange:
+                if self._store is before:  # no other thread was faster
+                    if not self._own_model:
+                        raise
+                    self.refresh()
             return answer()
+
+    def _apart(self, work: Callable[[Store], Answer]) -> Answer:
+        """Work on the whole store, by an object of its own: it waits for its turn as another process would."""
+        with self._reopen() as store:
+            return work(store)
+
+
+def as_ids(ids: str | Iterable[str]) -> list[str]:
+    """One id or several as a list.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if isinstance(ids, str):
+        return [ids]
+    if not isinstance(ids, Iterable):
+        raise ValueError(f"ids: expected ids, got {ids!r}.")
+    return list(ids)
+
+
+def _check_missing(missing: str) -> None:
+    if missing not in ("raise", "ignore"):
+        raise ValueError(f"missing: must be 'raise' or 'ignore', got {missing!r}.")
+
+
+def _check_settings(passages: Any, overlap: Any, prompt: Any) -> None:
+    """Refuse settings of another type before a store is made with them."""
+    for name, value, kind in (("passages", passages, bool), ("overlap", overlap, int), ("prompt", prompt, str)):
+        if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+            raise ValueError(f"{name}: expected {kind.__name__}, got {value!r}.")
+
+
+def _model_of(model: Any) -> MiceCrossEncoder:
+    """A model, or the one of a name.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if isinstance(model, str | PathLike):
+        return _load(fspath(model))
+    if not isinstance(model, MiceCrossEncoder):
+        raise ValueError(f"model: expected a MiceCrossEncoder, or the name of one, got {model!r}.")
+    return model
 
 
 def _load(name: str) -> MiceCrossEncoder:

@@ -487,9 +487,8 @@ def test_a_store_of_version_1_is_upgraded_without_encoding(
     assert cli.main(["store", "upgrade", str(path)]) == 0
     assert "304 documents" in capsys.readouterr().out
     assert upgrade_store(path) == 304
-    assert {file.name for file in path.parent.iterdir()} <= {
-        f"{path.name}{suffix}" for suffix in ("", ".lock", "-vectors-1", "-wal", "-shm")
-    }
+    left = {file.name for file in path.parent.iterdir() if "-vectors-" not in file.name}
+    assert left <= {f"{path.name}{suffix}" for suffix in ("", ".lock", "-wal", "-shm")}
     with MiceIndex.open(path, mice) as index:
         assert index.verify().problems == []
         assert dict(index.store.texts()) == texts
@@ -557,3 +556,175 @@ def test_a_store_is_looked_after_from_the_command_line(
     assert f"model: {other_folder}" in info
     assert "0 problems" in run(capsys, "store", "verify", path)
     assert "0 problems" in run(capsys, "store", "verify", tmp_path / "copy.sqlite")
+
+
+# What was tried from outside, and failed
+
+
+def test_a_migration_amid_an_add_never_keeps_states_of_the_old_model(
+    path: Path, mice: MiceCrossEncoder, other_folder: Path
+) -> None:
+    with MiceIndex.open(path, mice, codec="fp32") as index:
+        index.add({"cat": TEXTS["cat"]})
+
+        def documents() -> Iterator[tuple[str, str]]:
+            yield "berlin", TEXTS["berlin"]
+            index.migrate(str(other_folder))
+            yield "museum", TEXTS["museum"]
+
+        with pytest.raises(StoreMovedError):
+            index.add(documents())
+        index.add({"berlin": TEXTS["berlin"], "museum": TEXTS["museum"]})
+        other = MiceCrossEncoder(str(other_folder), device="cpu")
+        three = {id_: TEXTS[id_] for id_ in ("cat", "berlin", "museum")}
+        rank_alike(index.rank(QUERY, list(three)), of_texts(other, three))
+
+
+def test_a_shared_index_is_refreshed_migrated_and_compacted_beside_threads(
+    path: Path, mice: MiceCrossEncoder, mice_folder: Path, other_folder: Path
+) -> None:
+    with MiceIndex.open(path, mice, codec="fp32") as made:
+        made.add(TEXTS)
+    errors: list[BaseException] = []
+    stop = threading.Event()
+    added: list[str] = []
+    with MiceIndex.open(path) as index:
+
+        def work(number: int) -> None:
+            try:
+                count = 0
+                while not stop.is_set():
+                    if number < 2:
+                        id_ = f"{number}-{count}"
+                        try:
+                            index.add({id_: "a bird"})
+                        except StoreMovedError:
+                            continue  # moved while it was encoded: to be added again
+                        added.append(id_)
+                    else:
+                        assert {entry["corpus_id"] for entry in index.search(QUERY, 3)}
+                    count += 1
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        index.refresh()
+        index.compact()
+        index.migrate(str(other_folder))
+        index.compact()
+        index.refresh()
+        index.repair()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not errors
+        assert set(added) | TEXTS.keys() <= set(index.store.ids())
+        assert index.verify().problems == []
+
+
+def test_a_copy_is_put_back_and_nothing_of_what_was_there_comes_through(
+    path: Path, tmp_path: Path, mice: MiceCrossEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = MiceIndex.open(path, mice, codec="fp32")
+    index.add(TEXTS)
+    index.backup(tmp_path / "copy.sqlite")
+    names = {file.name.removeprefix("copy").removeprefix("corpus") for file in tmp_path.glob("*-vectors-*")}
+    assert len(names) == 2, "no file of vectors has the name of another one"
+    index.delete("cat")
+    index.add({"later": "a bird"})
+    assert "somebody has it open" in run(capsys, "store", "restore", path, "--copy", tmp_path / "copy.sqlite", status=2)
+    assert "cat" not in index
+    index.close()
+    assert "4 documents" in run(capsys, "store", "restore", path, "--copy", tmp_path / "copy.sqlite")
+    assert "4 documents" in run(capsys, "store", "restore", tmp_path / "new.sqlite", "--copy", tmp_path / "copy.sqlite")
+    for name in ("corpus.sqlite", "new.sqlite", "copy.sqlite"):
+        with MiceIndex.open(tmp_path / name, mice) as restored:
+            assert dict(restored.store.texts()) == TEXTS
+            assert restored.verify().problems == []
+
+
+def test_metadata_can_be_taken_away(index: MiceIndex) -> None:
+    index.add([("a", "text", {"lang": "de"}), ("b", "text", {"lang": "de"})])
+    assert index.add([{"id": "a", "text": "text", "metadata": {}}]).metadata == 1
+    assert index.get("a").metadata is None
+    assert index.sync([("a", "text"), ("b", "text")]).metadata == 1, "after sync the documents are all there is"
+    assert index.get("b").metadata is None
+    assert not index.search("text", where={"lang": "de"})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda index: index.delete("zz", missing="bogus"), "missing: must be 'raise' or 'ignore'"),
+        (lambda index: index.rank("q", ["a"], missing="bogus"), "missing: must be"),
+        (lambda index: index.rank_many(["q"], top_k=0), "top_k: must be an integer of at least 1, got 0"),
+        (lambda index: index.search("q", top_k="3"), "top_k: must be an integer of at least 1, got '3'"),
+        (lambda index: index.search("q", candidates=1.5), "candidates: must be an integer"),
+        (lambda index: index.search(None), "query: expected a string, got None"),
+        (lambda index: index.search("q", prompt=None), "prompt: expected a string"),
+        (lambda index: index.search("q", first_stage=3), "first_stage: expected a name or a list"),
+        (lambda index: index.delete(3), "ids: expected ids, got 3"),
+        (lambda index: index.rank("q", None), "ids: expected ids, got None"),
+        (lambda index: index.migrate(None), "model: expected a MiceCrossEncoder"),
+        (lambda index: index.add([("a", "x"), ("a", "y")]), "'a' is there twice|'a' is given twice"),
+        (lambda index: index.backup("absent/copy.sqlite"), "no such folder"),
+    ],
+)
+def test_impossible_arguments_are_named(index: MiceIndex, call: Callable[[MiceIndex], object], message: str) -> None:
+    with pytest.raises((ValueError, StoreNotFoundError), match=message):
+        call(index)
+
+
+def test_one_id_twice_is_refused_however_far_apart(index: MiceIndex) -> None:
+    rows = [(f"d{number}", "a bird") for number in range(200)]
+    with pytest.raises(ValueError, match="'d3' is there twice"):
+        index.add([*rows, ("d3", "other")])
+    assert index.get("d3").text == "a bird"
+
+
+def test_what_was_read_before_an_error_of_any_kind_is_stored(index: MiceIndex) -> None:
+    def documents() -> Iterator[tuple[str, str]]:
+        yield "a", "text"
+        raise RuntimeError("the source broke off")
+
+    with pytest.raises(RuntimeError, match="broke off"):
+        index.add(documents())
+    assert "a" in index
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        (":memory:", {}, "cannot be in memory"),
+        ("", {}, "a store is a file"),
+        (".", {}, "is a folder"),
+        ("x.sqlite", {"passages": "yes"}, "passages: expected bool, got 'yes'"),
+        ("x.sqlite", {"passages": True, "overlap": 1.5}, "overlap: expected int"),
+        ("x.sqlite", {"prompt": 3}, "prompt: expected str"),
+        ("x.sqlite", {"model": 3}, "model: expected a MiceCrossEncoder"),
+    ],
+)
+def test_impossible_indexes_are_not_made(
+    name: str, settings: dict, message: str, tmp_path: Path, mice: MiceCrossEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        MiceIndex.open(name, **{"model": mice, **settings})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(Path, "symlink_to") or sys.platform == "win32", reason="links need rights there")
+def test_both_names_of_a_linked_store_have_one_lock_and_one_file_of_vectors(
+    path: Path, tmp_path: Path, mice: MiceCrossEncoder
+) -> None:
+    with MiceIndex.open(path, mice) as index:
+        index.add(TEXTS)
+    (tmp_path / "link.sqlite").symlink_to(path)
+    with MiceIndex.open(tmp_path / "link.sqlite", mice) as index:
+        index.add({"new": "a bird"})
+    assert not list(tmp_path.glob("link.sqlite?*"))
+    with MiceIndex.open(path, mice) as index:
+        assert index.verify().problems == []
+        assert "new" in index

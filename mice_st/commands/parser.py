@@ -18,6 +18,7 @@ from mice_st.commands.registry import COMMANDS, load_reference
 from mice_st.training.flat import as_flat, flat_fields, from_flat, nested_options
 
 WIDTH = 80  # columns of a help text
+LONGEST_CHOICES = 60  # characters; the help of a flag with more names them itself
 OVERWRITE = "Overwrite output that exists."
 
 
@@ -155,7 +156,7 @@ def _make_parser(name: str, flags: dict[str, Flag], extra: set[str]) -> argparse
             type=flag.convert,
             nargs="+" if flag.is_list else None,
             choices=flag.choices,
-            metavar=None if flag.choices else flag.metavar,
+            metavar=None if flag.choices and len(",".join(flag.choices)) < LONGEST_CHOICES else flag.metavar,
             help=text,
         )
     if "overwrite" in extra:

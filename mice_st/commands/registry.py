@@ -89,9 +89,12 @@ COMMANDS = {
         saved="mice_st.commands.encode:saved_documents",
     ),
     "store": Command(
-        "Inspect, verify or compact a store of document states.",
+        "Look after a store of document states: inspect, check, mend, change, move and copy it.",
         "mice_st.commands.store:StoreOptions",
         "mice_st.commands.store:run_store",
+        "delete needs --ids; sync --documents; migrate --model, and may have --codec; backup --output; restore --copy; index may have --tokenizer, or --ann "
+        f"or --no-ann; repair and sync may have --model. {GOES_ON}",
+        saved="mice_st.commands.store:saved_work",
     ),
     "rank": Command(
         "Rank the documents of a file or a store for one query.",

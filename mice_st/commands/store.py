@@ -9,7 +9,9 @@ from typing import ClassVar, Literal, get_args
 from mice_st.commands.encode import refuse_empty
 from mice_st.loading import resolve_model
 
-Action = Literal["info", "verify", "compact", "repair", "delete", "sync", "migrate", "upgrade", "backup", "index"]
+Action = Literal[
+    "info", "verify", "compact", "repair", "delete", "sync", "migrate", "upgrade", "backup", "restore", "index"
+]
 
 # What an action needs beside the store, and what it may have.
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -17,6 +19,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "sync": ("documents",),
     "migrate": ("model",),
     "backup": ("output",),
+    "restore": ("copy",),
 }
 TAKES: dict[str, tuple[str, ...]] = {
     "repair": ("model",),
@@ -38,10 +41,11 @@ class StoreOptions:
 
     action: Action = field(
         metadata={
+            "metavar": "ACTION",
             "help": "What to do: info counts what it holds; verify checks every row; compact gives back the space of what was deleted; "
             "repair encodes damaged documents anew; delete removes documents; sync makes it hold these documents and no others; "
             "migrate moves it to another model while it is in use; upgrade turns a store of an older version into one of this; "
-            "backup copies it while it is in use; index makes words and vectors anew, or an approximate index of the vectors."
+            "backup copies it while it is in use; restore puts a copy in its place; index makes words and vectors anew, or an approximate index of the vectors.",
         }
     )
     store: str = field(metadata={"help": "The store.", "metavar": "STORE"})
@@ -66,6 +70,9 @@ class StoreOptions:
         default=None, metadata={"help": "Columns of their texts (default: title and text).", "metavar": "NAME"}
     )
     output: str | None = field(default=None, metadata={"help": "Where backup writes the copy.", "metavar": "FILE"})
+    copy: str | None = field(
+        default=None, metadata={"help": "Copy that restore puts in the store's place.", "metavar": "FILE"}
+    )
     tokenizer: Literal["unicode61", "trigram"] | None = field(
         default=None, metadata={"help": "How index tells words apart from now on (default: as before)."}
     )
@@ -81,7 +88,18 @@ class StoreOptions:
         if self.action not in get_args(Action):
             raise ValueError(f"action: there is no {self.action!r}; choose from {', '.join(get_args(Action))}")
         needed = NEEDS.get(self.action, ())
-        for name in ("ids", "documents", "id_column", "text_columns", "model", "codec", "output", "tokenizer", "ann"):
+        for name in (
+            "ids",
+            "documents",
+            "id_column",
+            "text_columns",
+            "model",
+            "codec",
+            "output",
+            "copy",
+            "tokenizer",
+            "ann",
+        ):
             given, option = getattr(self, name) is not None, name.replace("_", "-")
             if name in needed and not given:
                 raise ValueError(f"{self.action}: needs --{option}")
@@ -109,9 +127,17 @@ def run_store(options: StoreOptions) -> int:
         "migrate": _migrate,
         "upgrade": _upgrade,
         "backup": _backup,
+        "restore": _restore,
         "index": _index,
     }
     return actions[options.action](options)
+
+
+def saved_work(options: StoreOptions) -> str | None:
+    """Say that a migration, or an upgrade, goes on."""
+    if options.action not in ("migrate", "upgrade", "repair", "sync"):
+        return None
+    return f"{options.store} is as it was, or further; the same command goes on"
 
 
 def _info(options: StoreOptions) -> int:
@@ -193,6 +219,13 @@ def _upgrade(options: StoreOptions) -> int:
     from mice_st.states.engines import upgrade_store
 
     print(f"{upgrade_store(options.store):,} documents, in this version's format; nothing was encoded")
+    return 0
+
+
+def _restore(options: StoreOptions) -> int:
+    from mice_st.states.engines import restore_store
+
+    print(f"{restore_store(options.store, options.copy or ''):,} documents, from {options.copy}")
     return 0
 
 

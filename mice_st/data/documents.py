@@ -82,7 +82,8 @@ class Columns:
         metadata = row.get("metadata")
         if is_table:
             used = {id_name, *(self.texts if self.texts is not None else ("title", "text"))}
-            metadata = _other_columns({name: value for name, value in row.items() if name not in used})
+            others = {name: value for name, value in row.items() if name not in used}
+            metadata = _other_columns(others) if others else None  # a table without such columns says nothing of them
         if metadata is not None and not isinstance(metadata, dict):
             raise ValueError(f'the "metadata" of document {item_id!r} is no object')
         return Entry(item_id, *self._texts(row, item_id), check_metadata(metadata, item_id))
@@ -122,12 +123,12 @@ def check_id(item_id: Any, missing: str = '"_id" and no "id"') -> str:
 
 
 def check_metadata(metadata: Mapping[str, Any] | None, item_id: str) -> dict[str, Any] | None:
-    """Metadata as JSON holds them: dates and times in ISO 8601, decimal numbers as strings; None where there are none.
+    """Metadata as JSON holds them: dates and times in ISO 8601, decimal numbers as strings; None where none are given.
 
     Raises:
         ValueError: If a value is anything else, NaN or infinite, or a name no string; names the document and the field.
     """
-    if not metadata:
+    if metadata is None:
         return None
     checked = {}
     for name, value in metadata.items():

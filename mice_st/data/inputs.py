@@ -94,7 +94,7 @@ def _document(row: Any, place: int, is_table: bool) -> Document:
     if isinstance(row, Mapping):
         return COLUMNS.entry({name: _plain(value) for name, value in row.items()}, is_table).document
     if hasattr(row, "page_content"):
-        item_id, text, metadata = row.id, row.page_content, row.metadata
+        item_id, text, metadata = row.id, row.page_content, row.metadata or None  # {} where none was given
     elif isinstance(row, tuple) and 2 <= len(row) <= 3:
         item_id, text, metadata = (*row, None)[:3]
     else:
@@ -125,6 +125,8 @@ def as_pairs(inputs: Any) -> tuple[list[Any], bool]:
     """
     if isinstance(inputs, (str, bytes)):
         raise ValueError(f"predict: expected (query, document) pairs, got one {type(inputs).__name__}.")
+    if not isinstance(inputs, Iterable) and not hasattr(inputs, "__getitem__"):
+        raise ValueError(f"pair 0: expected (query, document), got {inputs!r}.")
     refuse_one(inputs, "pairs")
     if columns := _columns(inputs, "pairs"):
         if len(columns) != 2:

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from mice_st.data.collection import Document, OnError, read_corpus
 from mice_st.data.reader import CorpusReader
 
+from .errors import StoreMovedError
 from .fingerprint import fingerprint_of, model_name, module_of
 from .identity import content_hash
 from .passages import check_overlap
@@ -67,6 +68,7 @@ class EncodeReport:
     def __str__(self) -> str:
         encoded = self.added + self.changed
         others = f", {self.removed} removed" if self.removed else ""
+        others += f" ({self.metadata} with other metadata)" if self.metadata else ""
         others += f"; {self.left} stored that the corpus does not have" if self.left else ""
         return (
             f"{self.documents} documents: {self.added} added, {self.changed} changed, {self.unchanged} unchanged{others}; "
@@ -101,7 +103,8 @@ def encode_corpus(
     Documents are streamed. Each shard is committed before the next is put, so that a killed run loses what it was at
     and nothing else; the same call again goes on from there. Texts are stored too, and so are the pooled vectors of a
     model with the pooled residual. Documents that the corpus does not have stay in the store, and are counted. Metadata
-    that differs is replaced without encoding; a document without any (None) keeps what is stored.
+    that differs is replaced without encoding; a document without any (None) keeps what is stored, unless ``others`` are
+    removed. An empty dictionary removes it.
 
     Args:
         model: A ``MiceCrossEncoder``, or its ``MiceTransformer``.
@@ -125,7 +128,8 @@ def encode_corpus(
 
     Raises:
         StoreMismatchError: If another model, or other settings of it, made the store; names the field.
-        ValueError: If a line or a document is bad, naming it (the full shards before it are stored); if an argument is
+        StoreMovedError: If the store is moved to another model meanwhile.
+        ValueError: If a line or a document is bad, naming it (what came before it is stored); if an argument is
             impossible.
         FileNotFoundError: If there is no such corpus.
         ChildProcessError: If a process that encodes was killed.
@@ -148,8 +152,8 @@ def encode_corpus(
     if reader is not None and reader.path == "-":
         raise ValueError("corpus: standard input cannot be read again to go on after a kill; give a file or a folder.")
     errors: list[Exception] = []
-    shards = _until_error(cut_into_shards(documents, shard_documents), errors)
-    stale_shards = (_Shard(shard, _stale(store, shard, shared)) for shard in shards)
+    shards = cut_into_shards(_until_error(documents, errors), shard_documents)
+    stale_shards = (_Shard(shard, _stale(store, shard, shared)) for shard in shards if _remember(shard, seen))
     with tqdm(
         desc="Documents",
         unit="document",
@@ -158,13 +162,14 @@ def encode_corpus(
         delay=0 if show_progress_bar else 2,
     ) as progress:
         for shard, encoded in _encoded(module, stale_shards, made_by.prompt, shared, processes):
+            if store.fingerprint != made_by:
+                raise StoreMovedError("the store was moved to another model while documents were added: add them again")
             if encoded is not None:
                 _put(store, shard.stale, encoded, shared, report)
             unchanged = len(shard.documents) - len(shard.stale)
             report.documents += len(shard.documents)
             report.unchanged += unchanged
-            _update_metadata(store, shard, report)
-            seen.update(document.id for document in shard.documents)
+            _update_metadata(store, shard, report, others == "remove")
             if not progress.disable:
                 progress.total = None if reader is None else reader.total
                 progress.initial += unchanged  # counts as done, but not as this run's speed
@@ -179,11 +184,11 @@ def encode_corpus(
     return report
 
 
-def _until_error(shards: Iterator[list[Document]], errors: list[Exception]) -> Iterator[list[Document]]:
-    """Shards up to an error of the corpus, which waits in ``errors`` until what was read has been stored."""
+def _until_error(documents: Iterable[Document], errors: list[Exception]) -> Iterator[Document]:
+    """Documents up to an error of the corpus, which waits in ``errors`` until what was read has been stored."""
     try:
-        yield from shards
-    except (ValueError, OSError) as error:
+        yield from documents
+    except Exception as error:  # a user's generator may raise anything; it is raised again at the end
         errors.append(error)
 
 
@@ -207,6 +212,19 @@ def cut_into_shards(documents: Iterable[Document], shard_documents: int) -> Iter
 def document_hash(text: str, overlap: int | None) -> str:
     """Hash that a stored document is compared by: of its text, and of the overlap where it may have passages."""
     return content_hash(text) + ("" if overlap is None else f"+{overlap}")
+
+
+def _remember(shard: list[Document], seen: set[str]) -> bool:
+    """Refuse an id that was there before, wherever that was; True otherwise.
+
+    Raises:
+        ValueError: If one was; names it.
+    """
+    for document in shard:
+        if document.id in seen:
+            raise ValueError(f"document {document.id!r} is there twice")
+        seen.add(document.id)
+    return True
 
 
 def _stale(store: Store, shard: list[Document], overlap: int | None) -> list[Document]:
@@ -261,10 +279,10 @@ def _put(
     report.passages += sum(count for count in encoded.passages if count > 1)
 
 
-def _update_metadata(store: Store, shard: _Shard, report: EncodeReport) -> None:
-    """Replace metadata of documents that were not encoded again."""
+def _update_metadata(store: Store, shard: _Shard, report: EncodeReport, remove: bool) -> None:
+    """Replace metadata of documents that were not encoded again; none is none where the corpus is all there is."""
     stale = {document.id for document in shard.stale}
-    kept = [d for d in shard.documents if d.id not in stale and d.metadata is not None]
+    kept = [d for d in shard.documents if d.id not in stale and (remove or d.metadata is not None)]
     if kept:
         report.metadata += store.set_metadata([d.id for d in kept], [d.metadata for d in kept])
         store.commit()

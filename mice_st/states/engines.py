@@ -7,8 +7,8 @@ from pathlib import Path
 
 from .errors import StoreError, StoreNotFoundError
 from .identity import Fingerprint, StoreSettings
-from .sqlite_store import SqliteStore
-from .sqlite_upgrade import upgrade_sqlite
+from .sqlite_store import SqliteStore, check_path
+from .sqlite_upgrade import restore_sqlite, upgrade_sqlite
 from .store import Store
 
 
@@ -55,6 +55,26 @@ def store_exists(path: str | PathLike[str]) -> bool:
     except StoreError:
         return True
     return True
+
+
+def restore_store(path: str | PathLike[str], copy: str | PathLike[str]) -> int:
+    """Put a copy, as ``Store.backup`` makes it, in the place of a SQLite store; the copy stays where it is.
+
+    To copy files by hand over a store that was not closed would let its ``-wal`` undo what was copied.
+
+    Args:
+        path: The store; what it holds is gone afterwards. Nobody may have it open.
+        copy: The copy.
+
+    Returns:
+        How many documents it has.
+
+    Raises:
+        StoreNotFoundError: If there is no copy.
+        StoreLockedError: If somebody has the store open. Nothing has changed then.
+        ValueError: If one of them is no SQLite store.
+    """
+    return restore_sqlite(check_path(path), check_path(copy))
 
 
 def upgrade_store(path: str | PathLike[str]) -> int:

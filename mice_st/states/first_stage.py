@@ -45,6 +45,8 @@ def resolve_first_stage(name: str | Sequence[str] | None, has_pooled: bool) -> t
     if name is None:
         return FIRST_STAGES if has_pooled else ("bm25",)
     stages: list[FirstStage] = []
+    if not isinstance(name, str | Sequence):
+        raise ValueError(f"first_stage: expected a name or a list of names, got {name!r}.")
     for each in [name] if isinstance(name, str) else list(name):
         if each not in FIRST_STAGES and each not in ALIASES:
             raise ValueError(f"first_stage: must be one of {', '.join((*FIRST_STAGES, *ALIASES))}, got {each!r}.")

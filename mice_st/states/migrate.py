@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,9 @@ from mice_st.data.collection import Document
 
 from .encoding import SHARD_DOCUMENTS, cut_into_shards, document_hash
 from .fingerprint import fingerprint_of, module_of
+from .migration import Migration
 from .passages import check_overlap
+from .rows import DocumentRow
 from .shards import encode_shard
 from .store import Store
 
@@ -51,28 +54,40 @@ def migrate_store(
             overlap = check_overlap(module, None)
     migration = store.begin_migration(wanted, replace(store.settings, model=name, overlap=overlap))
     encoded = 0
-    with tqdm(
-        total=len(store),
-        desc="Documents",
-        unit="document",
-        disable=show_progress_bar is False,
-        delay=0 if show_progress_bar else 2,
-    ) as progress:
+    with (
+        ExitStack() as stack,
+        tqdm(
+            total=len(store),
+            desc="Documents",
+            unit="document",
+            disable=show_progress_bar is False,
+            delay=0 if show_progress_bar else 2,
+        ) as progress,
+    ):
+        is_alone = False
         while True:
             rows = migration.pending(SHARD_DOCUMENTS)
-            if not rows:
-                if migration.finish():
-                    return encoded
-                continue  # something was added between the two
-            by_id = {row.id: row for row in rows}
-            for shard in cut_into_shards((Document(row.id, row.text or "") for row in rows), SHARD_DOCUMENTS):
-                texts = [wanted.prompt + document.text for document in shard]
-                result = encode_shard(module, texts, [f"document {document.id!r}" for document in shard], overlap)
-                migration.put(
-                    [by_id[document.id] for document in shard],
-                    result.documents(),
-                    [document_hash(document.text, overlap) for document in shard],
-                    None if result.pooled is None else torch.from_numpy(result.pooled),
-                )
-                encoded += len(shard)
-                progress.update(len(shard))
+            if len(rows) < SHARD_DOCUMENTS and not is_alone:  # the last ones: there would always be one more
+                stack.enter_context(migration.alone())
+                is_alone = True
+                continue
+            if rows:
+                _encode(module, migration, wanted.prompt, overlap, rows)
+                encoded += len(rows)
+                progress.update(len(rows))
+            elif migration.finish():
+                return encoded
+
+
+def _encode(module: Any, migration: Migration, prompt: str, overlap: int | None, rows: list[DocumentRow]) -> None:
+    """Encode documents and keep their new states, some at a time."""
+    by_id = {row.id: row for row in rows}
+    for shard in cut_into_shards((Document(row.id, row.text or "") for row in rows), SHARD_DOCUMENTS):
+        names = [f"document {document.id!r}" for document in shard]
+        result = encode_shard(module, [prompt + document.text for document in shard], names, overlap)
+        migration.put(
+            [by_id[document.id] for document in shard],
+            result.documents(),
+            [document_hash(document.text, overlap) for document in shard],
+            None if result.pooled is None else torch.from_numpy(result.pooled),
+        )

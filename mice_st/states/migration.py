@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -41,6 +42,13 @@ class Migration(ABC):
             hashes: What the documents are to be compared by from now on.
             pooled: Their new pooled vectors, ``(n_documents, width of the backbone)`` float32 or float16.
         """
+
+    def alone(self) -> AbstractContextManager[None]:
+        """While it lasts, others wait before they change the store: for the last documents, and ``finish``.
+
+        Beside steady writers there would always be one more. An engine without locks may let them go on.
+        """
+        return nullcontext()
 
     @abstractmethod
     def finish(self) -> bool:

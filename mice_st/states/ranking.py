@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -89,9 +90,14 @@ def rank_store(
         raise ValueError("first_stage and where: ids are given, so there is nothing to search for.")
     if isinstance(ids, str):
         raise ValueError(f"ids: expected a list of ids, got the string {ids!r}.")
+    for name, text in (("query", query), ("prompt", prompt)):
+        if not isinstance(text, str):
+            raise ValueError(f"{name}: expected a string, got {text!r}.")
     for name, value in (("batch_size", batch_size), ("candidates", candidates), ("top_k", top_k)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: must be at least 1, got {value}.")
+        if value is None and name == "top_k":
+            continue
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name}: must be an integer of at least 1, got {value!r}.")
     made_by = store.fingerprint
     made_by.check(fingerprint_of(module, made_by.codec, made_by.prompt), store.settings.model, model_name(module))
     stages = () if ids is not None else resolve_first_stage(first_stage, module.model.config.pooled_residual)
@@ -99,6 +105,7 @@ def rank_store(
     encoded = encode_query(module, prompt + query)
     vector = module.model.pool_queries(encoded)[0] if "vectors" in stages else None
     notes: list[str] = []
+    ids = None if ids is None else list(ids)
     with store.reading():
         if ids is None:
             found = find(store, stages, query, vector, max(candidates, top_k or 0), condition)

@@ -7,7 +7,8 @@ made for a key that is gone is left out at the end.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -98,6 +99,12 @@ class SqliteMigration(Migration):
                 )
             self._store._end(commit=True)
         self._done = max(keys, default=self._done)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While it lasts, others wait before they change the store."""
+        with self._store._writing, self._store._locked():
+            yield
 
     def finish(self) -> bool:
         """Put the new states in place of the old ones, in one commit."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
 from os import PathLike
 from pathlib import Path
 
@@ -25,6 +26,23 @@ from .sqlite_writer import SqliteWriter
 logger = logging.getLogger(__name__)
 
 READ_THREADS = 8
+
+
+def check_path(path: str | PathLike[str]) -> Path:
+    """The file that a path means; a link is followed, so that both its names have one lock and one file of vectors.
+
+    Raises:
+        ValueError: If no store can lie there.
+    """
+    name = os.fspath(path)
+    if not name or name.startswith(":memory:"):
+        raise ValueError(f"{name!r}: a store is a file; it cannot be in memory alone")
+    if name.rstrip("/").endswith(".lance"):
+        raise ValueError(f"{name}: a name ending in .lance is a Lance store's")
+    file = Path(os.path.realpath(name)) if Path(name).is_symlink() else Path(name)
+    if file.is_dir():
+        raise ValueError(f"{name}: is a folder; a SQLite store is a file, and a Lance store's name ends in .lance")
+    return file
 
 
 class SqliteStore(SqliteWriter):
@@ -60,6 +78,7 @@ class SqliteStore(SqliteWriter):
         threads: int = READ_THREADS,
         lock_timeout: float = LOCK_SECONDS,
     ) -> None:
+        path = check_path(path)
         makes = fingerprint is not None and not read_only
         if not makes and not Path(path).exists():  # before a lock file would lie beside nothing
             raise StoreNotFoundError(f"{path}: there is no store here")
@@ -119,10 +138,14 @@ class SqliteStore(SqliteWriter):
 
     def backup(self, path: str) -> None:
         """Write a copy of the latest commit of this store, which may be in use."""
-        target = Path(path)
+        target = check_path(path)
         if target.exists():
             raise FileExistsError(f"{target}: there is a file already")
+        if not target.parent.is_dir():
+            raise StoreNotFoundError(f"{target.parent}: no such folder")
         temporary = Path(f"{target}.new")
+        # Names that no file of the store has: a copy put over it must not overwrite what somebody has mapped.
+        generation = secrets.randbits(47)
         with self._reader() as reader:
             definition = vectors_definition(reader)
             slots = read_counters(reader).slots
@@ -130,23 +153,25 @@ class SqliteStore(SqliteWriter):
                 source = vector_file(self.path, definition)
                 found = source.map(slots)
                 mapped = slots_from_rows(reader, source) if found is None else found
-                copy = vector_file(target, definition)
+                copy = vector_file(target, definition._replace(generation=generation))
                 write_file(copy.path, lambda: copy.write(0, mapped["key"].tolist(), mapped["vector"]))
                 if found is not None:
-                    self._backup_ann(reader, definition.generation, target)
+                    self._backup_ann(reader, definition.generation, target, generation)
             temporary.unlink(missing_ok=True)
-            connection = sqlite3.connect(temporary)
-            try:
+            with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
                 reader.backup(connection)
-            finally:
-                connection.close()
+                for name in ("vectors", "ann"):  # the first number of both definitions
+                    connection.execute(
+                        "UPDATE derived SET definition = json_set(definition, '$[0]', ?) WHERE name = ? AND definition NOT LIKE '[0,%'",
+                        (generation, name),
+                    )
         sync(temporary)
         os.replace(temporary, target)
         sync(target.parent if target.parent != Path() else Path("."))
 
-    def _backup_ann(self, reader: sqlite3.Connection, generation: int, target: Path) -> None:
+    def _backup_ann(self, reader: sqlite3.Connection, generation: int, target: Path, copied: int) -> None:
         """Copy the index, if there is one that can be used; the copy of the store says where it is missing."""
-        source, copy = ann_file(self.path, generation), ann_file(target, generation)
+        source, copy = ann_file(self.path, generation), ann_file(target, copied)
         try:
             if ann_definition(reader, generation) is None:
                 return

@@ -21,7 +21,7 @@ from .errors import StoreCorruptError, StoreError, StoreLockedError
 from .identity import FORMAT_VERSION, Fingerprint, StoreSettings
 from .rows import DocumentRow, RowFormat, StateRow
 from .sqlite_ann import has_ann, want_ann
-from .sqlite_files import connect, sync, translated
+from .sqlite_files import LOCK_SECONDS, acquire, connect, sync, translated, writers_lock
 from .sqlite_meta import read_version
 from .sqlite_store import SqliteStore
 from .sqlite_verify import structure_problems
@@ -154,6 +154,23 @@ def _wants_ann(store: SqliteStore) -> bool:
             return False
 
 
+def restore_sqlite(path: Path, copy: Path) -> int:
+    """Put a copy of a store in its place; see ``engines.restore_store``."""
+    lock = writers_lock(path)
+    acquire(lock, path, LOCK_SECONDS)
+    try:
+        made = Path(f"{path}.restoring")
+        for file in path.parent.glob(f"{made.name}*"):
+            file.unlink()
+        with SqliteStore(copy, None, read_only=True) as store:
+            store.backup(str(made))
+            documents = len(store)
+        _take_place(path, made)
+    finally:
+        lock.release()
+    return documents
+
+
 def _readable(store: SqliteStore, lost: list[str]) -> Iterator[Change]:
     """Each document that can be read, key by key: a page that cannot be read ends a scan, not a look at the next key."""
     with closing(connect(store.path, "ro")) as connection:
@@ -201,15 +218,8 @@ def _take_place(path: Path, copy: Path) -> None:
     Raises:
         StoreLockedError: If somebody has the other one open: what they have in memory would be read into this one.
     """
-    with translated(path), closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as old:
-        try:
-            mode = old.execute("PRAGMA journal_mode = DELETE").fetchone()  # only while nobody else has it open
-        except sqlite3.OperationalError as error:
-            raise StoreLockedError(f"{path}: somebody has it open; close it and run this again ({error})") from error
-        except sqlite3.DatabaseError:
-            mode = ("delete",)  # damaged beyond that; its WAL goes with it
-        if mode != ("delete",):
-            raise StoreLockedError(f"{path}: somebody has it open; close it and run this again")
+    if path.exists():
+        _refuse_open(path)
     for suffix in ("-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
     with translated(copy), closing(connect(copy, "rw")) as new:  # takes what waits in its WAL into the file
@@ -222,3 +232,16 @@ def _take_place(path: Path, copy: Path) -> None:
     os.replace(copy, path)
     sync(path.parent)
     Path(f"{copy}.lock").unlink(missing_ok=True)
+
+
+def _refuse_open(path: Path) -> None:
+    """Take a store out of the mode in which several may have it open."""
+    with translated(path), closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as old:
+        try:
+            mode = old.execute("PRAGMA journal_mode = DELETE").fetchone()  # only while nobody else has it open
+        except sqlite3.OperationalError as error:
+            raise StoreLockedError(f"{path}: somebody has it open; close it and run this again ({error})") from error
+        except sqlite3.DatabaseError:
+            mode = ("delete",)  # damaged beyond that; its WAL goes with it
+        if mode != ("delete",):
+            raise StoreLockedError(f"{path}: somebody has it open; close it and run this again")

@@ -151,7 +151,7 @@ def metadata_json(metadata: Any, name: str) -> str | None:
     Raises:
         ValueError: If it is something else, or holds what JSON cannot; names the document.
     """
-    if metadata is None:
+    if metadata is None or metadata == {}:
         return None
     if not isinstance(metadata, Mapping) or not all(isinstance(key, str) for key in metadata):
         raise ValueError(f"{name}: metadata must be a dictionary with strings as keys, got {metadata!r:.60}")

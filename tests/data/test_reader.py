@@ -132,7 +132,7 @@ def test_metadata_of_a_json_line(tmp_path: Path) -> None:
     ]
     file = tmp_path / "corpus.jsonl"
     file.write_bytes(json_lines(rows))
-    assert [document.metadata for document in read_corpus(file)] == [{"year": 1999, "tags": ["p", None]}, None, None]
+    assert [document.metadata for document in read_corpus(file)] == [{"year": 1999, "tags": ["p", None]}, {}, None]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_metadata_that_json_cannot_hold_are_refused(tmp_path: Path, metadata: st
 def test_the_other_columns_of_a_csv_are_metadata(tmp_path: Path) -> None:
     file = tmp_path / "pandas.csv"
     file.write_text(",id,text,year,place\n0,a,x,1999,\n1,b,y,,\n")  # as DataFrame.to_csv writes an index
-    assert list(read_corpus(file)) == [Document("a", "x", {"year": "1999"}), Document("b", "y")]
+    assert list(read_corpus(file)) == [Document("a", "x", {"year": "1999"}), Document("b", "y", {})]
 
 
 def test_the_other_columns_of_parquet_keep_their_types(tmp_path: Path) -> None:
