@@ -227,13 +227,15 @@ class MiceIndex:
             if missing == "ignore":
                 unknown = set(self._store.missing(wanted))
                 known = [id_ for id_ in wanted if id_ not in unknown]
+            store = self._store
             try:
-                self._store.delete(known)
+                with store.writing():
+                    store.delete(known)
+                    store.commit()
             except UnknownDocumentError:
                 if missing == "raise":
                     raise
                 return remove()  # somebody else was faster
-            self._store.commit()
             return len(known)
 
         return self._current(remove)

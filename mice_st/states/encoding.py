@@ -263,15 +263,16 @@ def _put(
     store: Store, documents: list[Document], encoded: EncodedShard, overlap: int | None, report: EncodeReport
 ) -> None:
     """Put one encoded shard in one transaction, and count."""
-    put = store.put(
-        [document.id for document in documents],
-        encoded.documents(),
-        [document_hash(document.text, overlap) for document in documents],
-        texts=[document.text for document in documents],
-        pooled=None if encoded.pooled is None else torch.from_numpy(encoded.pooled),
-        metadata=[document.metadata for document in documents],
-    )
-    store.commit()
+    with store.writing():
+        put = store.put(
+            [document.id for document in documents],
+            encoded.documents(),
+            [document_hash(document.text, overlap) for document in documents],
+            texts=[document.text for document in documents],
+            pooled=None if encoded.pooled is None else torch.from_numpy(encoded.pooled),
+            metadata=[document.metadata for document in documents],
+        )
+        store.commit()
     report.added += len(put.added)
     report.changed += len(put.changed)
     report.cut += encoded.cut
@@ -284,8 +285,9 @@ def _update_metadata(store: Store, shard: _Shard, report: EncodeReport, remove: 
     stale = {document.id for document in shard.stale}
     kept = [d for d in shard.documents if d.id not in stale and (remove or d.metadata is not None)]
     if kept:
-        report.metadata += store.set_metadata([d.id for d in kept], [d.metadata for d in kept])
-        store.commit()
+        with store.writing():
+            report.metadata += store.set_metadata([d.id for d in kept], [d.metadata for d in kept])
+            store.commit()
 
 
 def _count_or_remove_others(store: Store, seen: set[str], remove: bool, report: EncodeReport) -> None:
@@ -298,9 +300,10 @@ def _count_or_remove_others(store: Store, seen: set[str], remove: bool, report: 
         return
     for start in range(0, len(others), SYNC_DOCUMENTS):
         part = others[start : start + SYNC_DOCUMENTS]
-        gone = set(store.missing(part))  # somebody else may delete too
-        store.delete([id_ for id_ in part if id_ not in gone])
-        store.commit()
+        with store.writing():
+            gone = set(store.missing(part))  # somebody else may delete too
+            store.delete([id_ for id_ in part if id_ not in gone])
+            store.commit()
         report.removed += len(part) - len(gone)
 
 

@@ -10,7 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -239,6 +239,13 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release files and locks; what is uncommitted is dropped, with a warning. Closing twice is allowed."""
+
+    def writing(self) -> AbstractContextManager[Any]:
+        """While it lasts, no other thread changes anything by this object: for a change and its ``commit``.
+
+        Otherwise an error of another thread could drop what this one has put, before it is committed.
+        """
+        return self._writing
 
     def _bind(
         self, fingerprint: Fingerprint, settings: StoreSettings, expected: Fingerprint | None, used_by: str = ""

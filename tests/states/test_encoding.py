@@ -341,3 +341,29 @@ def test_a_progress_bar_changes_nothing(
     again = encode_corpus(mice, documents(3), store, show_progress_bar=show)
     assert (report.documents, report.added, again.added, again.unchanged) == (2, 2, 1, 2)
     assert ("Documents" in capsys.readouterr().err) == bool(show)
+
+
+def test_another_threads_failure_does_not_drop_what_is_being_committed(
+    mice: MiceCrossEncoder, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change that fails drops what is uncommitted: it must not come between a put and its commit."""
+    import threading
+
+    plain, failed = SqliteStore.commit, threading.Event()
+
+    def fail() -> None:
+        with pytest.raises(RuntimeError), store._transaction():
+            raise RuntimeError
+        failed.set()
+
+    def commit(self: SqliteStore) -> None:
+        thread = threading.Thread(target=fail)
+        thread.start()
+        failed.wait(0.3)
+        plain(self)
+
+    monkeypatch.setattr(SqliteStore, "commit", commit)
+    encode_corpus(mice, documents(2), store)
+    assert failed.wait(5)
+    monkeypatch.undo()
+    assert sorted(store.ids()) == ["d0", "d1"]
