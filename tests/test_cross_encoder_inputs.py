@@ -139,8 +139,8 @@ PAIRS_REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "no pair": (lambda: [("who", "a dog"), None], "pair 1: expected"),
     "texts": (lambda: iter(["who", "a dog"]), "pair 0: expected"),
-    "number": (lambda: 7, "pairs: expected a list"),
-    "nothing": (lambda: None, "pairs: expected a list"),
+    "number": (lambda: 7, "pair 0: expected .*, got 7"),
+    "nothing": (lambda: None, "pair 0: expected .*, got None"),
 }
 
 
