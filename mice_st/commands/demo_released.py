@@ -27,10 +27,11 @@ from mice_st.data.python_docs import load_python_docs
 from mice_st.data.wheels import find_backbone
 from mice_st.evaluation.metrics import evaluate_run
 from mice_st.files import write_json
-from mice_st.loading import DEFAULT_MODEL, resolve_model
+from mice_st.loading import DEFAULT_MODEL, lasting_name, resolve_model
 from mice_st.states.encoding import encode_corpus
 from mice_st.states.engines import open_store
-from mice_st.states.fingerprint import fingerprint_of
+from mice_st.states.fingerprint import fingerprint_of, model_name
+from mice_st.states.identity import StoreSettings
 from mice_st.states.info import store_info
 from mice_st.states.store import Store
 
@@ -59,7 +60,8 @@ def show_released_model(options: DemoOptions) -> None:
     print("2. The documentation of the installed Python, each document encoded once, before there is any query")
     for path in output.glob(f"{STORE}*"):
         path.unlink()  # of an earlier demo: encoded anew, so that the time is this run's
-    with open_store(output / STORE, fingerprint_of(model, "fp16", ""), read_only=False) as store:
+    settings = StoreSettings(lasting_name(model_name(model)))  # whoever opens it need not name the model
+    with open_store(output / STORE, fingerprint_of(model, "fp16", ""), read_only=False, settings=settings) as store:
         report = encode_corpus(model, [Document(*item) for item in collection.corpus.items()], store)
         megabytes = store_info(store, str(output / STORE)).state_bytes / 1e6
         print(f"   {report.added} documents in {report.seconds:.0f} s; {megabytes:.0f} MB of states in float16")
