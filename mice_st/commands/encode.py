@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mice_st.commands.columns import ID_COLUMN, TEXT_COLUMNS
 from mice_st.loading import DEFAULT_MODEL, resolve_model
 
 
@@ -28,17 +29,8 @@ class EncodeOptions:
     store: str = field(
         metadata={"help": "Store to fill: a file, a folder ending in .lance, s3:// or gs://.", "metavar": "STORE"}
     )
-    id_column: str | None = field(
-        default=None,
-        metadata={"help": "Column or field of the id (default: _id, or id).", "metavar": "NAME"},
-    )
-    text_columns: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Columns or fields of the text, joined with a space (default: title, if there is one, and text).",
-            "metavar": "NAME",
-        },
-    )
+    id_column: str | None = field(default=None, metadata=ID_COLUMN)
+    text_columns: list[str] | None = field(default=None, metadata=TEXT_COLUMNS)
     model: str | None = field(
         default=None,
         metadata={

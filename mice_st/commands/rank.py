@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from mice_st.commands.columns import ID_COLUMN, TEXT_COLUMNS
 from mice_st.loading import DEFAULT_MODEL, load_cross_encoder, model_kind, resolve_model
 
 if TYPE_CHECKING:
@@ -41,17 +42,8 @@ class RankOptions:
             "metavar": "FILE",
         },
     )
-    id_column: str | None = field(
-        default=None,
-        metadata={"help": "Column or field of the id (default: _id, or id).", "metavar": "NAME"},
-    )
-    text_columns: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Columns or fields of the text, joined with a space (default: title, if there is one, and text).",
-            "metavar": "NAME",
-        },
-    )
+    id_column: str | None = field(default=None, metadata=ID_COLUMN)
+    text_columns: list[str] | None = field(default=None, metadata=TEXT_COLUMNS)
     store: str | None = field(
         default=None, metadata={"help": "Store of document states, in place of documents.", "metavar": "STORE"}
     )

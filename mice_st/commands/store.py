@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
+from mice_st.commands.columns import ID_COLUMN, TEXT_COLUMNS
 from mice_st.commands.encode import refuse_empty
 from mice_st.loading import resolve_model
 
@@ -63,12 +64,8 @@ class StoreOptions:
     codec: Literal["fp32", "fp16", "int8", "int4"] | None = field(
         default=None, metadata={"help": "Type of the states after migrate (default: as before)."}
     )
-    id_column: str | None = field(
-        default=None, metadata={"help": "Column of the ids of documents (default: _id or id).", "metavar": "NAME"}
-    )
-    text_columns: list[str] | None = field(
-        default=None, metadata={"help": "Columns of their texts (default: title and text).", "metavar": "NAME"}
-    )
+    id_column: str | None = field(default=None, metadata=ID_COLUMN)
+    text_columns: list[str] | None = field(default=None, metadata=TEXT_COLUMNS)
     output: str | None = field(default=None, metadata={"help": "Where backup writes the copy.", "metavar": "FILE"})
     copy: str | None = field(
         default=None, metadata={"help": "Copy that restore puts in the store's place.", "metavar": "FILE"}

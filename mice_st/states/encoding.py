@@ -305,10 +305,3 @@ def _count_or_remove_others(store: Store, seen: set[str], remove: bool, report: 
             store.delete([id_ for id_ in part if id_ not in gone])
             store.commit()
         report.removed += len(part) - len(gone)
-
-
-def _count_lines(corpus: str | Path) -> int:
-    """Lines that ``read_corpus`` takes for documents, for the progress bar and the count of bad ones."""
-    file = Path(corpus)
-    with (file / "corpus.jsonl" if file.is_dir() else file).open("rb") as lines:
-        return sum(1 for line in lines if line.strip())

@@ -168,8 +168,9 @@ def score_store(
     Returns:
         The ids that the store has, in the order of ``ids``, and their logits, ``(n,)``, float32.
     """
-    if unknown == "raise" and (missing := store.missing(ids)):
-        raise UnknownDocumentError(missing)  # all of them, before anything is scored
+    several = len(ids) > READ_DOCUMENTS  # then all unknown ones are named before anything is scored
+    if unknown == "raise" and several and (missing := store.missing(ids)):
+        raise UnknownDocumentError(missing)
     known: list[str] = []
     scores: list[Tensor] = [torch.empty(0, device=query.states.device, dtype=torch.float32)]
     with tqdm(
@@ -181,6 +182,8 @@ def score_store(
     ) as progress:
         for start in range(0, len(ids), READ_DOCUMENTS):
             there, states = store.get_known(list(ids[start : start + READ_DOCUMENTS]))
+            if unknown == "raise" and len(known) + len(there) < min(start + READ_DOCUMENTS, len(ids)):
+                raise UnknownDocumentError(store.missing(ids))
             known += there
             scores.append(score_passages(module.model, query, states, batch_size))
             progress.update(len(there))

@@ -78,11 +78,11 @@ class SqliteStore(SqliteWriter):
         threads: int = READ_THREADS,
         lock_timeout: float = LOCK_SECONDS,
     ) -> None:
-        path = check_path(path)
+        file = check_path(path)
         makes = fingerprint is not None and not read_only
-        if not makes and not Path(path).exists():  # before a lock file would lie beside nothing
-            raise StoreNotFoundError(f"{path}: there is no store here")
-        super().__init__(Path(path), read_only=read_only, threads=threads, lock_timeout=lock_timeout)
+        if not makes and not file.exists():  # before a lock file would lie beside nothing
+            raise StoreNotFoundError(f"{file}: there is no store here")
+        super().__init__(file, read_only=read_only, threads=threads, lock_timeout=lock_timeout)
         try:
             self._open(fingerprint, settings or StoreSettings())
         except BaseException:
@@ -190,13 +190,13 @@ class SqliteStore(SqliteWriter):
         with self._transaction() as writer:
             want_ann(writer)
             self._rebuild_vectors(writer)
-            (slots,) = writer.execute("SELECT slots FROM counters").fetchone()
+            slots = read_counters(writer).slots
             if not slots:
                 raise StoreError(f"{self.path}: no document has a pooled vector")
             self._count_change(writer)
             self._end(commit=True)
         self._remove_old_files()
-        return int(slots)
+        return slots
 
     def drop_ann(self) -> bool:
         """Remove the approximate index, and commit."""
